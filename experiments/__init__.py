@@ -1,0 +1,1 @@
+"""The programs that people run; each is one command, ``python -m experiments.NAME``."""

@@ -1,0 +1,206 @@
+"""The report's experiment: LeNet-5 with and without batch norm and dropout, from many seeds.
+
+    python -m experiments.ablate
+
+trains the six variants on MNIST and leaves results, summary and the report's charts in ``results``.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments import cli, environment, report
+from experiments.progress import Display
+from experiments.results import ResultsFolder, Row, TimingRow
+from experiments.settings import StudySettings
+from experiments.summary import divergence, table_of
+from jax_lenet import VARIANTS, Dataset, EpochResult, Examples, Programs, examples, fit
+from jax_lenet.ensemble import compile_programs, time_epoch
+from jax_lenet.models import LeNet5
+
+
+@dataclass(frozen=True)
+class Settings(StudySettings):
+    """Train LeNet-5's variants on MNIST and compare their time and accuracy, as the report did."""
+
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of products and convolutions: highest is float32 throughout; default lets a GPU use TF32."""
+    seeds_at_once: int | None = None
+    """Runs of one variant that train together: 1 on a CPU, 32 on a GPU unless told otherwise."""
+    timing_repeats: int = 5
+    """How often each variant, in turn, is timed alone for an epoch; 0 leaves timing.csv out."""
+
+    def check(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        super().check()
+        if self.seeds_at_once is not None and self.seeds_at_once < 1:
+            raise cli.UserError(f"--seeds-at-once: expected at least 1, not {self.seeds_at_once}")
+        if self.timing_repeats < 0:
+            raise cli.UserError(f"--timing-repeats: expected at least 0, not {self.timing_repeats}")
+
+    @cached_property
+    def width(self) -> int:
+        """How many runs train together."""
+        return self.seeds_at_once or (1 if jax.default_backend() == "cpu" else 32)
+
+
+class Group(NamedTuple):
+    """Runs of one variant that train together."""
+
+    variant: str
+    seeds: tuple[int, ...]
+
+
+def groups_of(variants: tuple[str, ...], seeds: range, width: int) -> Iterator[Group]:
+    """Yield the study's groups: the first seed of every variant, then the others.
+
+    >>> [group.seeds for group in groups_of(("LeNet",), range(5), 2)]
+    [(0,), (1, 2), (3, 4)]
+    """
+    rest = seeds[1:]
+    for chunk in (seeds[:1], *(rest[i : i + width] for i in range(0, len(rest), width))):
+        for variant in variants:
+            yield Group(variant, tuple(chunk))
+
+
+class Study:
+    """The settings with everything that a study holds while it runs.
+
+    Attributes:
+        rows: of results.csv, so far.
+        predictions: by variant and seed, the class that a finished run gives each test image.
+    """
+
+    def __init__(self, settings: Settings, data: Dataset, folder: ResultsFolder, display: Display):
+        """Put the data on the device."""
+        self.settings = settings
+        self.folder = folder
+        self.display = display
+        self.train = examples(data.train_images, data.train_labels)
+        self.test = examples(data.test_images, data.test_labels)
+        self.rows: list[Row] = []
+        self.predictions: dict[str, dict[int, np.ndarray]] = {}
+        self._programs: dict[tuple[str, int], Programs] = {}
+
+    def model(self, variant: str) -> LeNet5:
+        """Return a variant at the precision asked for."""
+        return VARIANTS[variant].clone(precision=self.settings.precision)
+
+    def programs(self, variant: str, width: int) -> Programs:
+        """Return a variant's compiled programs; the first call compiles and warms up."""
+        if (variant, width) not in self._programs:
+            self.display.now(f"{variant}: compiling")
+            self._programs[variant, width] = compile_programs(
+                self.model(variant),
+                self.train,
+                self.test,
+                runs=width,
+                batch_size=self.settings.batch_size,
+            )
+        return self._programs[variant, width]
+
+    def train_group(self, group: Group) -> None:
+        """Train a group of runs, and write what it gives as it comes."""
+        programs = self.programs(group.variant, len(group.seeds))
+        names = f"seed {group.seeds[0]}"
+        if len(group.seeds) > 1:
+            names = f"seeds {group.seeds[0]}-{group.seeds[-1]}"
+        self.display.now(f"{group.variant} {names}")
+
+        def record(result: EpochResult) -> None:
+            rows = rows_of(group, result)
+            self.rows += rows
+            self.folder.write_results(self.rows)
+            self.display.add(rows)
+
+        done = fit(
+            self.model(group.variant),
+            self.train,
+            self.test,
+            seeds=group.seeds,
+            epochs=self.settings.epochs,
+            batch_size=self.settings.batch_size,
+            learning_rate=self.settings.learning_rate,
+            programs=programs,
+            on_epoch=record,
+        )
+        by_seed = self.predictions.setdefault(group.variant, {})
+        by_seed.update(zip(group.seeds, done.predictions, strict=True))
+        self.folder.write_predictions(
+            {variant: np.stack(list(runs.values())) for variant, runs in self.predictions.items()}
+        )
+
+    def time_alone(self) -> None:
+        """Time each variant alone, in turn, so that a slow moment of the machine hits them all."""
+        rows = []
+        for repeat in range(1, self.settings.timing_repeats + 1):
+            for variant in self.settings.variants:
+                programs = self.programs(variant, 1)
+                self.display.now(f"{variant}: timed alone, repeat {repeat}")
+                seconds = time_epoch(programs, self.train, self.test)
+                rows.append(TimingRow(variant, repeat, *(round(s, 6) for s in seconds)))
+        self.folder.write_timing(rows)
+
+
+def rows_of(group: Group, result: EpochResult) -> list[Row]:
+    """Return the rows of results.csv that one epoch of a group gives."""
+    seconds = round((result.train_seconds + result.test_seconds) / len(group.seeds), 6)
+    return [
+        Row(group.variant, seed, result.epoch, *numbers, seconds)
+        for seed, *numbers in zip(
+            group.seeds,
+            result.train_loss,
+            result.train_accuracy,
+            result.test_loss,
+            result.test_accuracy,
+            strict=True,
+        )
+    ]
+
+
+def main(settings: Settings) -> None:
+    """Run the study."""
+    settings.check()
+    console = Console()
+    data = settings.load()
+    folder = ResultsFolder.create(settings.out, settings.overwrite)
+    folder.write_config(
+        {
+            "title": "LeNet-5 on MNIST: batch norm and dropout",
+            "program": "experiments.ablate",
+            "settings": settings.as_json(),
+            "seeds_at_once": settings.width,
+            "data": environment.data_facts(data),
+            "device": environment.jax_device(),
+            "machine": environment.machine(),
+            "versions": environment.versions(),
+        }
+    )
+    if data.source.notice:
+        console.print(f"Note: {data.source.notice}", markup=False, highlight=False, soft_wrap=True)
+    with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
+        study = Study(settings, data, folder, display)
+        for number, group in enumerate(
+            groups_of(settings.variants, settings.all_seeds, settings.width), 1
+        ):
+            study.train_group(group)
+            if number == len(settings.variants):  # the report's own experiment is done
+                report.remake(folder)
+                study.time_alone()
+    curves = report.remake(folder)
+    console.print(table_of(curves))
+    for found in (d for c in curves for d in c.diverged):
+        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Results: {folder.path.resolve()}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Settings, "ablate"))

@@ -1,0 +1,135 @@
+"""What the user sees while runs train: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from experiments.results import Row
+
+COLUMNS = (
+    f"{'variant':<20}{'seed':>6}{'epoch':>8}{'train loss':>12}{'test accuracy':>15}{'seconds':>9}"
+)
+
+
+class Display:
+    """Shows the rows as they come, what runs now, and the time left; a context manager.
+
+    Attributes:
+        console: where it prints.
+    """
+
+    def __init__(self, console: Console, variants: Sequence[str], runs: int, epochs: int):
+        """Prepare for ``runs`` runs of each variant, of ``epochs`` epochs each."""
+        self.console = console
+        self._epochs = epochs
+        self._latest: dict[str, Row | None] = dict.fromkeys(variants)
+        self._finished: dict[str, list[float]] = {variant: [] for variant in variants}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs · {task.fields[left]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("", total=len(variants) * runs * epochs, left="")
+        self._seconds_per_epoch: dict[str, float] = {}
+        self._remaining = {variant: runs * epochs for variant in variants}
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._picture)
+
+    def __enter__(self) -> "Display":
+        """Start to show."""
+        if self.console.is_terminal:
+            self._live.start()
+        else:
+            self.say(COLUMNS)
+        self._clock = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop, and leave the last state on the screen."""
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line; on a terminal, above the live table."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def now(self, text: str) -> None:
+        """Say what runs now: on a terminal beside the bar, elsewhere not at all."""
+        self._bar.update(self._task, description=text)
+        self._clock = time.perf_counter()
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Show one finished epoch of a group of runs of one variant."""
+        elapsed = time.perf_counter() - self._clock
+        self._clock = time.perf_counter()
+        variant = rows[0].variant
+        self._latest[variant] = rows[-1]
+        self._seconds_per_epoch[variant] = elapsed / len(rows)
+        self._remaining[variant] -= len(rows)
+        if rows[0].epoch == self._epochs:
+            self._finished[variant] += [row.test_accuracy for row in rows]
+        left = f"{_duration(self.seconds_left())} left"
+        self._bar.update(self._task, advance=len(rows), left=left)
+        if not self.console.is_terminal:
+            for row in rows:
+                self.say(_line(row))
+
+    def seconds_left(self) -> float:
+        """Estimate the time left; a variant that has not run yet counts as the mean of those that have."""
+        known = self._seconds_per_epoch
+        if not known:
+            return 0.0
+        typical = sum(known.values()) / len(known)
+        return sum(n * known.get(variant, typical) for variant, n in self._remaining.items())
+
+    def _picture(self) -> Group:
+        table = Table()
+        table.add_column("variant", no_wrap=True)
+        for name in (
+            "runs done",
+            "seed",
+            "epoch",
+            "train loss",
+            "test accuracy",
+            "last epoch, mean",
+        ):
+            table.add_column(name, justify="right")
+        for variant, row in self._latest.items():
+            done = self._finished[variant]
+            mean = f"{100 * sum(done) / len(done):.2f}%" if done else ""
+            cells = (
+                ("", "", "", "")
+                if row is None
+                else (
+                    str(row.seed),
+                    f"{row.epoch}/{self._epochs}",
+                    f"{row.train_loss:.4f}",
+                    f"{100 * row.test_accuracy:.2f}%",
+                )
+            )
+            table.add_row(variant, str(len(done)), *cells, mean)
+        return Group(table, self._bar)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.variant:<20}{row.seed:>6}{row.epoch:>8}{row.train_loss:>12.4f}"
+        f"{100 * row.test_accuracy:>14.2f}%{row.seconds:>9.2f}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

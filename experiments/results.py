@@ -1,0 +1,194 @@
+"""The results folder: its files, their schema, writing and reading.
+
+    config.json      every setting, versions, device, data source with sizes and SHA-256
+    results.csv      one row per variant, seed and epoch: `Row`
+    timing.csv       one run alone, variants in turn within each repeat: `TimingRow`
+    predictions.npz  per variant, the class each finished run gives each test image
+    summary.json     per variant: total time, first and last accuracy, with intervals
+    figure1.png, figure2.png
+
+Files are written whole under a temporary name and renamed, so that a reader never sees half of one.
+"""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.cli import UserError
+
+CONFIG = "config.json"
+RESULTS = "results.csv"
+TIMING = "timing.csv"
+PREDICTIONS = "predictions.npz"
+SUMMARY = "summary.json"
+FIGURES = ("figure1.png", "figure2.png")
+
+
+class Row(NamedTuple):
+    """One epoch of one run, a line of results.csv.
+
+    Attributes:
+        variant: the model's name.
+        seed: of the run.
+        epoch: counted from 1.
+        train_loss: mean loss as minimized, dropout on.
+        train_accuracy: fraction of the first 10,000 training images, in evaluation mode.
+        test_loss: mean loss on the test images, in evaluation mode.
+        test_accuracy: fraction of the test images.
+        seconds: the epoch's training plus testing, wall clock of the group / its runs.
+    """
+
+    variant: str
+    seed: int
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+
+
+class TimingRow(NamedTuple):
+    """One epoch of one run alone, a line of timing.csv.
+
+    Attributes:
+        variant: the model's name.
+        repeat: counted from 1.
+        train_seconds: wall clock of training for one epoch.
+        test_seconds: wall clock of one pass over the test images.
+    """
+
+    variant: str
+    repeat: int
+    train_seconds: float
+    test_seconds: float
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """A folder of results; the methods write or read one file each."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, overwrite: bool) -> "ResultsFolder":
+        """Make the folder ready for a new study.
+
+        Raises:
+            UserError: if it cannot be written, or holds results and ``overwrite`` is False.
+        """
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise UserError(f"--out: cannot write to {path}: {error.strerror}") from None
+        present = [name for name in (CONFIG, RESULTS) if (path / name).exists()]
+        if present and not overwrite:
+            raise UserError(
+                f"--out: {path} already holds {' and '.join(present)}; give --overwrite to replace"
+                " the results, or name another folder"
+            )
+        for name in (CONFIG, RESULTS, TIMING, PREDICTIONS, SUMMARY, *FIGURES):
+            (path / name).unlink(missing_ok=True)
+        return folder
+
+    def write_config(self, config: dict) -> None:
+        """Write config.json."""
+        self._write_json(CONFIG, config)
+
+    def write_results(self, rows: Iterable[Row]) -> None:
+        """Write results.csv."""
+        self._write_rows(RESULTS, Row._fields, rows)
+
+    def write_timing(self, rows: Iterable[TimingRow]) -> None:
+        """Write timing.csv."""
+        self._write_rows(TIMING, TimingRow._fields, rows)
+
+    def write_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
+        """Write predictions.npz: by variant, uint8 ``[seeds, test images]``."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **predictions)
+        self._write(PREDICTIONS, buffer.getvalue())
+
+    def write_summary(self, summary: dict) -> None:
+        """Write summary.json."""
+        self._write_json(SUMMARY, summary)
+
+    def read_config(self) -> dict:
+        """Read config.json.
+
+        Raises:
+            UserError: if it is missing or not JSON.
+        """
+        try:
+            return json.loads(self._read(CONFIG))
+        except ValueError:
+            raise UserError(f"{self.path / CONFIG}: expected JSON") from None
+
+    def read_results(self) -> list[Row]:
+        """Read results.csv.
+
+        Raises:
+            UserError: if it is missing, or a line is not a `Row`.
+        """
+        return self._read_rows(RESULTS, Row)
+
+    def read_timing(self) -> list[TimingRow]:
+        """Read timing.csv.
+
+        Raises:
+            UserError: if it is missing, or a line is not a `TimingRow`.
+        """
+        return self._read_rows(TIMING, TimingRow)
+
+    def _write(self, name: str, content: bytes) -> None:
+        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write_json(self, name: str, content: dict) -> None:
+        # NaN is not JSON: whoever puts one here must decide what it means first.
+        self._write(name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+    def _write_rows(self, name: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        self._write(name, text.getvalue().encode())
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise UserError(f"cannot read {self.path / name}: {reason}") from None
+
+    def _read_rows(self, name: str, row_type: type) -> list:
+        lines = list(csv.reader(io.StringIO(self._read(name))))
+        columns = row_type._fields
+        if not lines or tuple(lines[0]) != columns:
+            raise UserError(f"{self.path / name}: expected the columns {','.join(columns)}")
+        types = [row_type.__annotations__[column] for column in columns]
+        rows = []
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                rows.append(row_type(*(t(v) for t, v in zip(types, line, strict=True))))
+            except ValueError:
+                raise UserError(
+                    f"{self.path / name}: line {number} is not {','.join(columns)}"
+                ) from None
+        return rows

@@ -1,0 +1,105 @@
+"""The settings that the programs share: the report's experiment, and where it is read and written."""
+
+import difflib
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments.cli import UserError
+from jax_lenet.data import Dataset, load
+from jax_lenet.ensemble import check_batch_size
+from jax_lenet.models import VARIANTS
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A study: every variant from every seed. The defaults are the report's, but for the seeds."""
+
+    dataset: str = "mnist"
+    """mnist, or mnist_sample for the 5,000 digits that ship with the package."""
+    data_dir: Path | None = None
+    """A tensorflow_datasets directory or a folder of the four IDX files; without it the cache, a
+    download or, where there is no network, the embedded sample."""
+    train_size: int | None = None
+    """Train on the first so many images: 50,000 unless told otherwise (of the sample, 4,000)."""
+    epochs: int = 10
+    """Epochs of each run."""
+    seeds: int = 8
+    """Runs of each variant."""
+    first_seed: int = 0
+    """The first run's seed; the others follow it."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 0.01
+    """Of plain SGD."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which models to train."""
+    out: Path = Path("results")
+    """The folder that gets the results."""
+    overwrite: bool = False
+    """Replace the results that the folder holds."""
+
+    def check(self) -> None:
+        """Raise UserError, before anything is read or written, if a value is out of its range."""
+        for name in ("epochs", "seeds", "batch_size"):
+            _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _expect(
+            self.train_size is None or self.train_size >= 1,
+            "train_size",
+            "at least 1",
+            self.train_size,
+        )
+        last_seed = self.first_seed + self.seeds - 1
+        _expect(
+            self.first_seed >= 0 and last_seed < 2**32,
+            "first_seed",
+            "at least 0, with the last seed below 2**32",
+            self.first_seed,
+        )
+        _expect(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            "learning_rate",
+            "a positive number",
+            self.learning_rate,
+        )
+        check_variants(self.variants)
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds of the study, in order."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def load(self) -> Dataset:
+        """Read the data, and check that it can be cut into batches as the settings say."""
+        data = load(self.dataset, self.data_dir, self.train_size)
+        for name in self.variants:
+            try:
+                check_batch_size(VARIANTS[name], len(data.train_labels), self.batch_size)
+            except ValueError as error:
+                raise UserError(f"--batch-size: {error}") from None
+        return data
+
+    def as_json(self) -> dict:
+        """Return the settings in JSON's types."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def check_variants(names: tuple[str, ...]) -> None:
+    """Raise UserError unless the names are different variants; suggest the nearest."""
+    _expect(len(names) > 0, "variants", "at least one name", "none")
+    for name in names:
+        if name not in VARIANTS:
+            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"--variants: expected names of {', '.join(VARIANTS)}, not {name}{hint}"
+            )
+    _expect(len(set(names)) == len(names), "variants", "each name once", " ".join(names))
+
+
+def _expect(condition: bool, setting: str, expected: str, found: object) -> None:
+    if not condition:
+        raise UserError(f"--{setting.replace('_', '-')}: expected {expected}, not {found}")

@@ -1,0 +1,45 @@
+"""LeNet-5 with batch norm and dropout as a small, exact, pure-functional testbed in JAX.
+
+>>> import jax_lenet
+>>> sorted(jax_lenet.VARIANTS)
+['LeNet', 'LeNet_BN_Dropout', 'LeNet_BN_drop6', 'LeNet_BN_noDropout', 'LeNet_noBN_Dropout', 'LeNet_noBN_drop6']
+"""
+
+from jax_lenet.data import DataError, Dataset, load, normalize
+from jax_lenet.ensemble import EpochResult, Fit, Programs, compile_programs, fit
+from jax_lenet.models import VARIANTS, LeNet5, lenet5
+from jax_lenet.training import (
+    Evaluation,
+    Examples,
+    Hyperparameters,
+    TrainState,
+    epoch,
+    evaluate,
+    examples,
+    init,
+    step,
+)
+
+__all__ = [
+    "VARIANTS",
+    "DataError",
+    "Dataset",
+    "EpochResult",
+    "Evaluation",
+    "Examples",
+    "Fit",
+    "Hyperparameters",
+    "LeNet5",
+    "Programs",
+    "TrainState",
+    "compile_programs",
+    "epoch",
+    "evaluate",
+    "examples",
+    "fit",
+    "init",
+    "lenet5",
+    "load",
+    "normalize",
+    "step",
+]

@@ -1,0 +1,132 @@
+"""The parts of LeNet-5 where Flax's own differ from PyTorch's, which the report used.
+
+- Initial weights: PyTorch draws kernel and bias uniformly within ±1/sqrt(fan_in); Flax draws a
+  truncated normal kernel and a zero bias.
+- Batch norm: PyTorch's running variance is the unbiased one (1/(n-1)); Flax's is biased (1/n).
+- Dropout: Flax's rate must be a Python number; here it may be traced, so that one compiled function
+  serves every rate.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+Rate = float | jax.Array
+
+
+def fan_in_uniform(fan_in: int) -> Initializer:
+    """Return an initializer that draws uniformly within ±1/sqrt(fan_in).
+
+    That is PyTorch's default for the kernel and for the bias of convolutions and linear layers
+    (``kaiming_uniform_(a=sqrt(5))``).
+
+    Args:
+        fan_in: the number of inputs that one output sums over; ``height * width * channels`` for a
+            convolution.
+
+    Returns:
+        A function ``(key, shape, dtype) -> array``.
+
+    >>> fan_in_uniform(25)(jax.random.key(0), (1000,), jnp.float32).max() < 0.2
+    Array(True, dtype=bool)
+    """
+    bound = 1 / math.sqrt(fan_in)
+
+    def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return initializer
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over all axes but the last, with PyTorch's statistics.
+
+    Training: ``y = (x - mean) / sqrt(var + epsilon) * scale + bias`` with the mean and the *biased*
+    variance (1/n) of the batch; the running variance takes in the *unbiased* one (1/(n-1)), as
+    ``torch.nn.BatchNorm2d`` does. Evaluation: the same with the running values.
+
+    Attributes:
+        epsilon: added to the variance; PyTorch's 1e-5.
+        momentum: the share of the old running value that is kept, as Flax counts it; its 0.9 is
+            PyTorch's ``momentum=0.1``.
+
+    Variables: ``params`` scale and bias, ``batch_stats`` mean and var, each ``[channels]``.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalize ``x`` (``[N, ..., channels]``); in training also update ``batch_stats``.
+
+        Raises:
+            ValueError: in training, if a channel has a single value: its variance is undefined.
+        """
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        if train:
+            count = x.size // channels
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes)
+            var = jnp.square(x - mean).mean(axes)
+            if not self.is_initializing():
+                unbiased_var = var * unbiased_factor(count)
+                running_mean.value = self._average(running_mean.value, mean)
+                running_var.value = self._average(running_var.value, unbiased_var)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+
+    def _average(self, running: jax.Array, batch: jax.Array) -> jax.Array:
+        return self.momentum * running + (1 - self.momentum) * batch
+
+
+def unbiased_factor(count: int) -> float:
+    """Return n/(n-1), which turns the biased variance of ``count`` values into the unbiased one.
+
+    Raises:
+        ValueError: if ``count`` is 1.
+
+    >>> unbiased_factor(128)
+    1.0078740157480315
+    """
+    if count < 2:
+        raise ValueError(
+            "batch norm in training needs at least two values per channel, and this batch has one;"
+            " choose a batch size that leaves no last batch of a single image"
+        )
+    return count / (count - 1)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout: keep each value with probability ``1 - rate``, scaled by ``1/(1 - rate)``.
+
+    The rate may be a traced array. Where it is the Python number 0 the layer costs nothing. The
+    key comes from the ``dropout`` stream; a value is kept where a uniform draw is at least the rate,
+    so one key gives nested masks for growing rates. The mask is sown as ``intermediates/keep``.
+
+    Attributes:
+        rate: the fraction dropped, in [0, 1).
+    """
+
+    rate: Rate
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Drop values of ``x`` in training; return it as it is in evaluation."""
+        if not train or (isinstance(self.rate, (int, float)) and self.rate == 0):
+            return x
+        # float32 draws whatever x is, so that the mask does not depend on the precision of the run.
+        draws = jax.random.uniform(self.make_rng("dropout"), x.shape, jnp.float32)
+        rate = jnp.asarray(self.rate, jnp.float32)
+        keep = draws >= rate
+        self.sow("intermediates", "keep", keep)
+        return jnp.where(keep, x / (1 - rate).astype(x.dtype), 0)

@@ -1,0 +1,180 @@
+"""LeNet-5 as the report builds it: one Flax module, six named variants.
+
+layer   what it does                                    output for one image
+c1      conv 1 -> 6, 5x5, zero padding 2                28 x 28 x 6
+bn1     batch norm (optional)
+relu1   ReLU; s2: max-pool 2x2                          14 x 14 x 6
+c3      conv 6 -> 16, 5x5, no padding                   10 x 10 x 16
+bn3     batch norm (optional)
+relu3   ReLU; s4: max-pool 2x2                           5 x 5 x 16
+c5      conv 16 -> 120, 5x5, no padding                  1 x 1 x 120
+bn5     batch norm (optional)
+relu5   ReLU, flatten                                    120
+f6      linear 120 -> 84                                 84
+drop6   dropout (optional), before relu6
+relu6   ReLU; f7: linear 84 -> 10                        10
+drop7   dropout (optional), on the ten logits
+sig7    log-softmax                                      10
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jax_lenet.layers import BatchNorm, Dropout, Rate, fan_in_uniform
+
+IMAGE_SHAPE = (28, 28, 1)
+CLASSES = 10
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with optional batch norm in its convolutions and dropout in its linear layers.
+
+    Build it with `lenet5`, which checks the arguments.
+
+    Attributes:
+        batch_norm: whether bn1, bn3 and bn5 are there.
+        dropout: the rates (fraction dropped) of drop6 and drop7. A Python 0 leaves the layer out; a
+            traced scalar is allowed.
+        precision: of convolutions and products, as `jax.lax.Precision` names it. ``"highest"`` is
+            float32 everywhere; on a GPU ``"default"`` allows TF32.
+
+    Variables: ``params`` holds c1, c3, c5, f6, f7 (kernel, bias) and bn1, bn3, bn5 (scale, bias);
+    ``batch_stats`` holds bn1, bn3, bn5 (mean, var).
+    """
+
+    batch_norm: bool = False
+    dropout: tuple[Rate, Rate] = (0.0, 0.0)
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Return the log-probabilities of the ten classes.
+
+        Args:
+            images: normalized images, float32 ``[N, 28, 28, 1]``.
+            train: whether batch norm uses (and updates) the batch's statistics and dropout drops.
+                Then call ``apply`` with ``mutable=["batch_stats"]`` and ``rngs={"dropout": key}``.
+
+        Returns:
+            float32 ``[N, 10]``; the exponentials of a row sum to one.
+
+        Raises:
+            ValueError: if ``images`` has another shape or is not floating point.
+        """
+        check_images(images)
+        x = self._conv("c1", images, 6, padding=2)  # [N, 28, 28, 6]
+        x = self._normalize("bn1", x, train)
+        x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))  # s2: [N, 14, 14, 6]
+        x = self._conv("c3", x, 16)  # [N, 10, 10, 16]
+        x = self._normalize("bn3", x, train)
+        x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))  # s4: [N, 5, 5, 16]
+        x = self._conv("c5", x, 120)  # [N, 1, 1, 120]
+        x = self._normalize("bn5", x, train)
+        x = nn.relu(x).reshape(len(x), 120)
+        x = self._linear("f6", x, 84)
+        x = Dropout(self.dropout[0], name="drop6")(x, train)
+        x = self._linear("f7", nn.relu(x), CLASSES)
+        x = Dropout(self.dropout[1], name="drop7")(x, train)
+        return nn.log_softmax(x)  # sig7
+
+    def _conv(self, name: str, x: jax.Array, features: int, padding: int = 0) -> jax.Array:
+        init = fan_in_uniform(5 * 5 * x.shape[-1])
+        return nn.Conv(
+            features,
+            kernel_size=(5, 5),
+            padding=padding,
+            precision=self.precision,
+            kernel_init=init,
+            bias_init=init,
+            name=name,
+        )(x)
+
+    def _linear(self, name: str, x: jax.Array, features: int) -> jax.Array:
+        init = fan_in_uniform(x.shape[-1])
+        return nn.Dense(
+            features, precision=self.precision, kernel_init=init, bias_init=init, name=name
+        )(x)
+
+    def _normalize(self, name: str, x: jax.Array, train: bool) -> jax.Array:
+        return BatchNorm(name=name)(x, train) if self.batch_norm else x
+
+
+def lenet5(
+    batch_norm: bool = False,
+    dropout: tuple[Rate, Rate] = (0.0, 0.0),
+    precision: str = "highest",
+) -> LeNet5:
+    """Build LeNet-5, as a Flax linen module.
+
+    Args:
+        batch_norm: whether batch norm stands between each convolution and its ReLU.
+        dropout: the rates of drop6 (84 units, before relu6) and drop7 (the ten logits): the
+            fraction dropped, in [0, 1). Each may be a scalar array, traced or not.
+        precision: ``"highest"`` (float32 throughout), ``"high"`` or ``"default"``, as in
+            `jax.lax.Precision`. They differ on GPU and TPU only.
+
+    Returns:
+        A module; see `LeNet5` for its variables.
+
+    Raises:
+        ValueError: if an argument has the wrong type, shape or range.
+
+    >>> import jax, jax.numpy as jnp
+    >>> model = lenet5(batch_norm=True, dropout=(0.5, 0.5))
+    >>> images = jnp.zeros((2, 28, 28, 1))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> model.apply(variables, images, train=False).shape
+    (2, 10)
+    """
+    if not isinstance(batch_norm, bool):
+        raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}")
+    if not isinstance(dropout, tuple | list) or len(dropout) != 2:
+        raise ValueError(f"dropout must be the two rates of drop6 and drop7, not {dropout!r}")
+    for layer, rate in zip(("drop6", "drop7"), dropout, strict=True):
+        _check_rate(layer, rate)
+    if precision not in ("highest", "high", "default"):
+        raise ValueError(f"precision must be 'highest', 'high' or 'default', not {precision!r}")
+    return LeNet5(batch_norm=batch_norm, dropout=tuple(dropout), precision=precision)
+
+
+def _check_rate(layer: str, rate: Rate) -> None:
+    expected = f"the rate of {layer} must be a number in [0, 1)"
+    if isinstance(rate, jax.core.Tracer):
+        if rate.ndim or not jnp.issubdtype(rate.dtype, jnp.floating):
+            raise ValueError(f"{expected}, not a traced {rate.dtype} array of shape {rate.shape}")
+        return
+    try:
+        valid = not isinstance(rate, bool) and 0 <= float(rate) < 1
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{expected}, not {rate!r}")
+
+
+def check_images(images: jax.Array) -> None:
+    """Raise ValueError unless ``images`` is a floating-point ``[N, 28, 28, 1]`` array, N > 0."""
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[1:] != IMAGE_SHAPE or shape[0] == 0:
+        raise ValueError(f"images must have shape [N, 28, 28, 1] with N > 0, not {list(shape)}")
+    dtype = jnp.result_type(images)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"images must be floating point, not {dtype}; jax_lenet.normalize makes them from uint8"
+        )
+
+
+#: The report's four models under its own names, and the two of its second figure (drop6 alone).
+VARIANTS: Mapping[str, LeNet5] = MappingProxyType(
+    {
+        "LeNet": lenet5(),
+        "LeNet_BN_noDropout": lenet5(batch_norm=True),
+        "LeNet_noBN_Dropout": lenet5(dropout=(0.5, 0.5)),
+        "LeNet_BN_Dropout": lenet5(batch_norm=True, dropout=(0.5, 0.5)),
+        "LeNet_noBN_drop6": lenet5(dropout=(0.5, 0.0)),
+        "LeNet_BN_drop6": lenet5(batch_norm=True, dropout=(0.5, 0.0)),
+    }
+)

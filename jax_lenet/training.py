@@ -1,0 +1,262 @@
+"""A training run as pure functions: state in, state out.
+
+    run(seed) = init -> epoch -> epoch -> ...      epoch = shuffle, then step -> step -> ...
+
+A run with seed s starts from the weights that ``model.init(jax.random.key(s), images)`` gives. Its
+other random numbers come from keys that `run_key` derives from the seed and what the key is for;
+`jax.random.fold_in` then counts epochs and steps. So a run draws the same numbers alone, beside other
+runs, or continued from a saved state, and all variants of one seed start from the same weights and
+see the same batches.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jax_lenet.data import normalize
+from jax_lenet.layers import Rate
+from jax_lenet.models import CLASSES, IMAGE_SHAPE, LeNet5
+
+Seed = int | jax.Array
+
+
+class Examples(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+        images: normalized, float32 ``[N, 28, 28, 1]``.
+        labels: integers 0..9, int32 ``[N]``.
+    """
+
+    images: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
+
+
+def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
+    """Return examples for `fit` from pixels.
+
+    Args:
+        images: uint8 ``[N, 28, 28]``, as `load` gives them.
+        labels: integers 0..9, ``[N]``.
+    """
+    return Examples(jnp.asarray(normalize(images)), jnp.asarray(labels, jnp.int32))
+
+
+class Hyperparameters(NamedTuple):
+    """What a sweep varies: traced values, so that one compiled function serves them all.
+
+    Attributes:
+        learning_rate: of plain SGD.
+        dropout: rates of drop6 and drop7 in place of the model's own; None keeps those.
+    """
+
+    learning_rate: Rate
+    dropout: tuple[Rate, Rate] | None = None
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes; with the seed, all that a run needs to go on.
+
+    Attributes:
+        params: the model's trainable parameters.
+        batch_stats: batch norm's running statistics; empty without batch norm.
+        opt_state: the optimizer's state.
+        epoch: int32 ``[]``, how many epochs are finished.
+    """
+
+    params: dict
+    batch_stats: dict
+    opt_state: optax.OptState
+    epoch: jax.Array
+
+    @property
+    def variables(self) -> dict:
+        """What ``model.apply`` takes."""
+        if not self.batch_stats:
+            return {"params": self.params}
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Evaluation(NamedTuple):
+    """How a model does on a set of examples, in evaluation mode.
+
+    Attributes:
+        loss: mean negative log-likelihood, float32 ``[]``.
+        accuracy: fraction right, float32 ``[]``.
+        predictions: the most likely class of each image, uint8 ``[N]``.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+    predictions: jax.Array
+
+
+class Role(IntEnum):
+    """What a key is for. The numbers are part of every result: never renumber them."""
+
+    ORDER = 1
+    DROPOUT = 2
+
+
+def run_key(seed: Seed, role: Role) -> jax.Array:
+    """Return the key of one run for one role; ``seed`` may be traced."""
+    return jax.random.fold_in(jax.random.key(seed), role)
+
+
+def optimizer(learning_rate: Rate) -> optax.GradientTransformation:
+    """Return plain SGD, the report's optimizer: no momentum, no weight decay."""
+    return optax.sgd(learning_rate)
+
+
+def init(model: LeNet5, seed: Seed) -> TrainState:
+    """Return the state before the first epoch.
+
+    The convolutions and linear layers start with the same weights in every variant: Flax derives a
+    parameter's key from its layer's name.
+
+    >>> from jax_lenet.models import VARIANTS
+    >>> state = init(VARIANTS["LeNet_BN_Dropout"], seed=0)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    61990
+    """
+    images = jnp.zeros((1, *IMAGE_SHAPE))
+    variables = model.init(jax.random.key(seed), images, train=False)
+    params = variables["params"]
+    return TrainState(
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer(0.0).init(params),
+        epoch=jnp.zeros((), jnp.int32),
+    )
+
+
+def negative_log_likelihood(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return ``-log_probs[i, labels[i]]`` for each example, ``[N]``.
+
+    Written as a selection rather than an index: the gradient of an index is a scatter, which is slow
+    on a CPU and not deterministic on a GPU.
+    """
+    is_label = labels[:, None] == jnp.arange(CLASSES, dtype=labels.dtype)
+    return -jnp.where(is_label, log_probs, 0).sum(-1)
+
+
+def step(
+    model: LeNet5,
+    hyperparameters: Hyperparameters,
+    state: TrainState,
+    batch: Examples,
+    key: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """Take one SGD step on the mean loss of one batch.
+
+    Args:
+        model: built by `lenet5`.
+        hyperparameters: the learning rate and, if not the model's own, the dropout rates.
+        state: before the step.
+        batch: examples, of any number.
+        key: for the dropout masks.
+
+    Returns:
+        The state after the step (``epoch`` unchanged) and the loss before it, with dropout on.
+    """
+    if hyperparameters.dropout is not None:
+        model = model.clone(dropout=hyperparameters.dropout)
+
+    def loss_of(params: dict) -> tuple[jax.Array, dict]:
+        log_probs, updates = model.apply(
+            state._replace(params=params).variables,
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        loss = negative_log_likelihood(log_probs, batch.labels).mean()
+        return loss, updates.get("batch_stats", {})
+
+    (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = optimizer(hyperparameters.learning_rate).update(
+        gradients, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, batch_stats, opt_state, state.epoch), loss
+
+
+def epoch(
+    model: LeNet5,
+    hyperparameters: Hyperparameters,
+    state: TrainState,
+    data: Examples,
+    seed: Seed,
+    batch_size: int,
+) -> tuple[TrainState, jax.Array]:
+    """Train on every example once, in a new order.
+
+    The last batch is what is left over (80 images of 50,000 at batch size 128) and counts its own
+    mean, as in PyTorch.
+
+    Args:
+        model: built by `lenet5`.
+        hyperparameters: see `step`.
+        state: before the epoch; ``state.epoch`` decides the order and the dropout masks.
+        data: all training examples.
+        seed: of the run.
+        batch_size: images in a step, at most the number of examples.
+
+    Returns:
+        The state after the epoch and the epoch's mean loss as minimized (before each step, dropout
+        on), each example weighing the same.
+    """
+    count = len(data.labels)
+    full_steps, rest = divmod(count, batch_size)
+    order = epoch_order(seed, state.epoch, count)
+    dropout_key = jax.random.fold_in(run_key(seed, Role.DROPOUT), state.epoch)
+
+    def step_on(state: TrainState, number: Seed, indices: jax.Array):
+        batch = Examples(data.images[indices], data.labels[indices])
+        key = jax.random.fold_in(dropout_key, number)
+        return step(model, hyperparameters, state, batch, key)
+
+    batches = order[: full_steps * batch_size].reshape(full_steps, batch_size)
+    state, losses = lax.scan(
+        lambda state, numbered: step_on(state, *numbered), state, (jnp.arange(full_steps), batches)
+    )
+    total = losses.sum() * batch_size
+    if rest:
+        state, loss = step_on(state, full_steps, order[-rest:])
+        total += loss * rest
+    return state._replace(epoch=state.epoch + 1), total / count
+
+
+def epoch_order(seed: Seed, epoch: Seed, count: int) -> jax.Array:
+    """Return the order in which an epoch visits its examples: int32 ``[count]``, a permutation."""
+    key = jax.random.fold_in(run_key(seed, Role.ORDER), epoch)
+    return jax.random.permutation(key, count)
+
+
+def evaluate(model: LeNet5, variables: dict, data: Examples, batch_size: int = 1000) -> Evaluation:
+    """Return loss, accuracy and predictions over all of ``data``, in evaluation mode.
+
+    ``batch_size`` bounds the memory; the result is the same, to rounding, for any.
+    """
+    count = len(data.labels)
+    batch_size = min(batch_size, count)
+    full = count - count % batch_size
+
+    def totals_of(batch: Examples) -> tuple[jax.Array, jax.Array]:
+        log_probs = model.apply(variables, batch.images, train=False)
+        loss = negative_log_likelihood(log_probs, batch.labels).sum()
+        return loss, log_probs.argmax(-1).astype(jnp.uint8)
+
+    batches = jax.tree.map(lambda x: x[:full].reshape(-1, batch_size, *x.shape[1:]), data)
+    losses, predictions = lax.map(totals_of, batches)
+    loss, predictions = losses.sum(), predictions.reshape(full)
+    if full < count:
+        last_loss, last_predictions = totals_of(jax.tree.map(lambda x: x[full:], data))
+        loss, predictions = loss + last_loss, jnp.concatenate([predictions, last_predictions])
+    accuracy = jnp.mean(predictions == data.labels)
+    return Evaluation(loss / count, accuracy, predictions)
