@@ -19,8 +19,8 @@ from experiments import cli, environment, report
 from experiments.progress import Display
 from experiments.results import ResultsFolder, Row, TimingRow
 from experiments.settings import StudySettings
-from experiments.summary import divergence, table_of
-from jax_lenet import VARIANTS, Dataset, EpochResult, Examples, Programs, examples, fit
+from experiments.summary import table_of
+from jax_lenet import VARIANTS, Dataset, EpochResult, Programs, examples, fit
 from jax_lenet.ensemble import compile_programs, time_epoch
 from jax_lenet.models import LeNet5
 
@@ -152,15 +152,17 @@ def rows_of(group: Group, result: EpochResult) -> list[Row]:
     """Return the rows of results.csv that one epoch of a group gives."""
     seconds = round((result.train_seconds + result.test_seconds) / len(group.seeds), 6)
     return [
-        Row(group.variant, seed, result.epoch, *numbers, seconds)
-        for seed, *numbers in zip(
-            group.seeds,
-            result.train_loss,
-            result.train_accuracy,
-            result.test_loss,
-            result.test_accuracy,
-            strict=True,
+        Row(
+            variant=group.variant,
+            seed=seed,
+            epoch=result.epoch,
+            train_loss=result.train_loss[run],
+            train_accuracy=result.train_accuracy[run],
+            test_loss=result.test_loss[run],
+            test_accuracy=result.test_accuracy[run],
+            seconds=seconds,
         )
+        for run, seed in enumerate(group.seeds)
     ]
 
 

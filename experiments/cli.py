@@ -17,6 +17,12 @@ from jax_lenet.data import DataError
 
 Settings = TypeVar("Settings")
 
+#: What Python says when a number can't be read, and what that means.
+PLAIN_WORDS = (
+    (r"invalid literal for int\(\) with base 10:", "expected a whole number, not"),
+    (r"could not convert string to float:", "expected a number, not"),
+)
+
 
 class UserError(ValueError):
     """A user's mistake, in one line that says what was expected. Programs exit with code 2."""
@@ -74,7 +80,10 @@ def _unboxed(message: str) -> str:
             break
         if not re.fullmatch("[─ ]*", line):
             kept.append(line)
-    return re.sub(r"^Error parsing ", "", " ".join(kept)) + "; see --help"
+    text = " ".join(kept).removeprefix("Error parsing ").rstrip(".")
+    for pattern, plain in PLAIN_WORDS:
+        text = re.sub(pattern, plain, text)
+    return f"{text}; see --help"
 
 
 def one_line(text: str) -> str:

@@ -48,7 +48,7 @@ def _processor() -> str:
 
 
 def data_facts(data: Dataset) -> dict:
-    """Return where the data came from, the files' sizes and SHA-256, and how many images there are."""
+    """Return where the data came from, its files' sizes and SHA-256, and the number of images."""
     source = data.source
     return {
         "name": data.name,

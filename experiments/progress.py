@@ -38,7 +38,7 @@ class Display:
         )
         self._task = self._bar.add_task("", total=len(variants) * runs * epochs, left="")
         self._seconds_per_epoch: dict[str, float] = {}
-        self._remaining = {variant: runs * epochs for variant in variants}
+        self._remaining = dict.fromkeys(variants, runs * epochs)
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._picture)
 
     def __enter__(self) -> "Display":
@@ -86,7 +86,7 @@ class Display:
                 self.say(_line(row))
 
     def seconds_left(self) -> float:
-        """Estimate the time left; a variant that has not run yet counts as the mean of those that have."""
+        """Estimate the time left; one that has not run counts as the mean."""
         known = self._seconds_per_epoch
         if not known:
             return 0.0
@@ -102,7 +102,7 @@ class Display:
             "epoch",
             "train loss",
             "test accuracy",
-            "last epoch, mean",
+            "mean of last",
         ):
             table.add_column(name, justify="right")
         for variant, row in self._latest.items():

@@ -1,4 +1,4 @@
-"""The settings that the programs share: the report's experiment, and where it is read and written."""
+"""The settings that the programs share: the experiment, and where it is read and written."""
 
 import difflib
 import math

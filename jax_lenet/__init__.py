@@ -1,8 +1,9 @@
 """LeNet-5 with batch norm and dropout as a small, exact, pure-functional testbed in JAX.
 
 >>> import jax_lenet
->>> sorted(jax_lenet.VARIANTS)
-['LeNet', 'LeNet_BN_Dropout', 'LeNet_BN_drop6', 'LeNet_BN_noDropout', 'LeNet_noBN_Dropout', 'LeNet_noBN_drop6']
+>>> sorted(jax_lenet.VARIANTS)  # doctest: +NORMALIZE_WHITESPACE
+['LeNet', 'LeNet_BN_Dropout', 'LeNet_BN_drop6', 'LeNet_BN_noDropout', 'LeNet_noBN_Dropout',
+ 'LeNet_noBN_drop6']
 """
 
 from jax_lenet.data import DataError, Dataset, load, normalize

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jax_lenet import training
 from jax_lenet.models import CLASSES, LeNet5, check_images
 from jax_lenet.timing import compile_ahead, timed
-from jax_lenet.training import Evaluation, Examples, Hyperparameters, TrainState
+from jax_lenet.training import Evaluation, Examples, Hyperparameters, TrainState, Variables
 
 #: Training accuracy is that of the first 10,000 training images: as many as MNIST's test set has.
 TRAIN_ACCURACY_IMAGES = 10_000
@@ -54,7 +54,7 @@ class Fit:
     Attributes:
         seeds: of each run.
         history: one `EpochResult` per epoch.
-        predictions: class given to each test image after the last epoch, uint8 ``[R, test images]``.
+        predictions: class given to each test image at the end, uint8 ``[R, test images]``.
         state: after the last epoch, every leaf with the run as its first axis.
     """
 
@@ -63,7 +63,7 @@ class Fit:
     predictions: np.ndarray
     state: TrainState
 
-    def variables(self, run: int = 0) -> dict:
+    def variables(self, run: int = 0) -> Variables:
         """Return what ``model.apply`` takes, for one run counted from 0."""
         return jax.tree.map(lambda leaf: leaf[run], self.state.variables)
 
@@ -76,7 +76,7 @@ class Fit:
     def diverged(self) -> np.ndarray:
         """Whether a run's loss was ever NaN or infinite, bool ``[R]``."""
         losses = [[result.train_loss, result.test_loss] for result in self.history]
-        return ~np.isfinite(losses).all((0, 1))
+        return np.logical_not(np.isfinite(losses).all((0, 1)))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def train_runs(
     seeds: jax.Array,
     batch_size: int,
 ) -> tuple[TrainState, jax.Array]:
-    """`training.epoch` for R runs on the same data; returns their states and mean losses ``[R]``."""
+    """`training.epoch` for R runs on the same data; return their states and mean losses ``[R]``."""
 
     def one_run(hyperparameters: Hyperparameters, state: TrainState, seed: jax.Array):
         return training.epoch(model, hyperparameters, state, data, seed, batch_size)
@@ -123,7 +123,7 @@ def train_runs(
 
 
 @partial(jax.jit, static_argnames="model")
-def evaluate_runs(model: LeNet5, variables: dict, data: Examples) -> Evaluation:
+def evaluate_runs(model: LeNet5, variables: Variables, data: Examples) -> Evaluation:
     """`training.evaluate` for R runs on the same data."""
     return jax.vmap(lambda variables: training.evaluate(model, variables, data))(variables)
 
@@ -223,9 +223,9 @@ def fit(
         epochs: at least 1.
         batch_size: images in a step, at most the number of training examples.
         learning_rate: of plain SGD, a number or one per run ``[R]``.
-        dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``. They
-            are traced: other rates do not compile again.
-        programs: from `compile_programs` for this model, these sizes and R runs; None compiles here.
+        dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``.
+            They are traced: other rates do not compile again.
+        programs: from `compile_programs` for this model, these sizes and R runs; None compiles.
         on_epoch: called after each epoch.
 
     Returns:
@@ -258,29 +258,42 @@ def fit(
             traced_dropout=dropout is not None,
             warm_up=False,
         )
-    check = train_check(train)
     seed_array = jnp.asarray(seeds, jnp.uint32)
     state = programs.init(seed_array)
+    predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
     history = []
-    for number in range(1, epochs + 1):
-        (state, train_loss), train_seconds = timed(
-            programs.epoch, hyperparameters, state, train, seed_array
-        )
-        tested, test_seconds = timed(programs.evaluate_test, state.variables, test)
-        checked = programs.evaluate_train(state.variables, check)
-        result = EpochResult(
-            epoch=number,
-            train_loss=np.asarray(train_loss),
-            train_accuracy=np.asarray(checked.accuracy),
-            test_loss=np.asarray(tested.loss),
-            test_accuracy=np.asarray(tested.accuracy),
-            train_seconds=train_seconds,
-            test_seconds=test_seconds,
+    for _ in range(epochs):
+        state, result, predictions = _train_and_test(
+            programs, hyperparameters, state, train, test, seed_array
         )
         history.append(result)
         if on_epoch is not None:
             on_epoch(result)
-    return Fit(seeds, tuple(history), np.asarray(tested.predictions), state)
+    return Fit(seeds, tuple(history), predictions, state)
+
+
+def _train_and_test(
+    programs: Programs,
+    hyperparameters: Hyperparameters,
+    state: TrainState,
+    train: Examples,
+    test: Examples,
+    seeds: jax.Array,
+) -> tuple[TrainState, EpochResult, np.ndarray]:
+    """Train R runs for an epoch; return their states, the result, and the predictions."""
+    (state, train_loss), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
+    tested, test_seconds = timed(programs.evaluate_test, state.variables, test)
+    checked = programs.evaluate_train(state.variables, train_check(train))
+    result = EpochResult(
+        epoch=int(state.epoch[0]),
+        train_loss=np.asarray(train_loss),
+        train_accuracy=np.asarray(checked.accuracy),
+        test_loss=np.asarray(tested.loss),
+        test_accuracy=np.asarray(tested.accuracy),
+        train_seconds=train_seconds,
+        test_seconds=test_seconds,
+    )
+    return state, result, np.asarray(tested.predictions)
 
 
 def _checked(name: str, data: Examples) -> Examples:

@@ -68,10 +68,10 @@ class BatchNorm(nn.Module):
             ValueError: in training, if a channel has a single value: its variance is undefined.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         if train:
             count = x.size // channels
             axes = tuple(range(x.ndim - 1))
@@ -109,9 +109,9 @@ def unbiased_factor(count: int) -> float:
 class Dropout(nn.Module):
     """Inverted dropout: keep each value with probability ``1 - rate``, scaled by ``1/(1 - rate)``.
 
-    The rate may be a traced array. Where it is the Python number 0 the layer costs nothing. The
-    key comes from the ``dropout`` stream; a value is kept where a uniform draw is at least the rate,
-    so one key gives nested masks for growing rates. The mask is sown as ``intermediates/keep``.
+    The rate may be a traced array. Where it is the Python number 0 the layer costs nothing. The key
+    comes from the ``dropout`` stream; a value is kept where a uniform draw is at least the rate, so
+    one key gives nested masks for growing rates. The mask is sown as ``intermediates/keep``.
 
     Attributes:
         rate: the fraction dropped, in [0, 1).

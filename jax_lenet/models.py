@@ -23,6 +23,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.core import Tracer
 
 from jax_lenet.layers import BatchNorm, Dropout, Rate, fan_in_uniform
 
@@ -138,12 +139,12 @@ def lenet5(
         _check_rate(layer, rate)
     if precision not in ("highest", "high", "default"):
         raise ValueError(f"precision must be 'highest', 'high' or 'default', not {precision!r}")
-    return LeNet5(batch_norm=batch_norm, dropout=tuple(dropout), precision=precision)
+    return LeNet5(batch_norm=batch_norm, dropout=(dropout[0], dropout[1]), precision=precision)
 
 
 def _check_rate(layer: str, rate: Rate) -> None:
     expected = f"the rate of {layer} must be a number in [0, 1)"
-    if isinstance(rate, jax.core.Tracer):
+    if isinstance(rate, Tracer):  # it has no value to check
         if rate.ndim or not jnp.issubdtype(rate.dtype, jnp.floating):
             raise ValueError(f"{expected}, not a traced {rate.dtype} array of shape {rate.shape}")
         return

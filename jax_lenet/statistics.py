@@ -13,7 +13,7 @@ class Interval(NamedTuple):
         estimate: the mean.
         low: lower end; None where there is no interval.
         high: upper end; None where there is no interval.
-        count: how many values it comes from.
+        n: how many values it comes from.
         level: of confidence, for instance 0.95.
         method: how the interval was made, in words.
     """
@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     estimate: float
     low: float | None
     high: float | None
-    count: int
+    n: int
     level: float
     method: str
 
@@ -40,8 +40,8 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     -0.484...
     """
     values = np.asarray(values, np.float64)
-    count, mean = len(values), float(values.mean())
-    if count < 2:
-        return Interval(mean, None, None, count, level, "none: one value")
-    half = stats.t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
-    return Interval(mean, float(mean - half), float(mean + half), count, level, "t")
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return Interval(mean, None, None, n, level, "none: one value")
+    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, float(mean - half), float(mean + half), n, level, "t")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.stages import Compiled
+from jax.stages import Compiled, Wrapped
 
 
-def compile_ahead(function: Callable, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
+def compile_ahead(function: Wrapped, *args: Any, **kwargs: Any) -> tuple[Compiled, float]:
     """Compile a jitted function for the given arguments without running it.
 
     Args:

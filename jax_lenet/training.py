@@ -4,13 +4,14 @@
 
 A run with seed s starts from the weights that ``model.init(jax.random.key(s), images)`` gives. Its
 other random numbers come from keys that `run_key` derives from the seed and what the key is for;
-`jax.random.fold_in` then counts epochs and steps. So a run draws the same numbers alone, beside other
-runs, or continued from a saved state, and all variants of one seed start from the same weights and
-see the same batches.
+`jax.random.fold_in` then counts epochs and steps. So a run draws the same numbers alone, beside
+other runs, or continued from a saved state, and all variants of one seed start from the same
+weights and see the same batches.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from jax_lenet.layers import Rate
 from jax_lenet.models import CLASSES, IMAGE_SHAPE, LeNet5
 
 Seed = int | jax.Array
+#: A collection of a model's variables: layer -> name -> array.
+Variables = Mapping[str, Any]
 
 
 class Examples(NamedTuple):
@@ -33,8 +36,8 @@ class Examples(NamedTuple):
         labels: integers 0..9, int32 ``[N]``.
     """
 
-    images: jax.Array | np.ndarray
-    labels: jax.Array | np.ndarray
+    images: jax.Array
+    labels: jax.Array
 
 
 def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
@@ -69,13 +72,13 @@ class TrainState(NamedTuple):
         epoch: int32 ``[]``, how many epochs are finished.
     """
 
-    params: dict
-    batch_stats: dict
+    params: Variables
+    batch_stats: Variables
     opt_state: optax.OptState
     epoch: jax.Array
 
     @property
-    def variables(self) -> dict:
+    def variables(self) -> Variables:
         """What ``model.apply`` takes."""
         if not self.batch_stats:
             return {"params": self.params}
@@ -129,7 +132,7 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
     params = variables["params"]
     return TrainState(
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=variables.get("batch_stats") or {},
         opt_state=optimizer(0.0).init(params),
         epoch=jnp.zeros((), jnp.int32),
     )
@@ -138,8 +141,8 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
 def negative_log_likelihood(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     """Return ``-log_probs[i, labels[i]]`` for each example, ``[N]``.
 
-    Written as a selection rather than an index: the gradient of an index is a scatter, which is slow
-    on a CPU and not deterministic on a GPU.
+    Written as a selection rather than an index: the gradient of an index is a scatter, which is
+    slow on a CPU and not deterministic on a GPU.
     """
     is_label = labels[:, None] == jnp.arange(CLASSES, dtype=labels.dtype)
     return -jnp.where(is_label, log_probs, 0).sum(-1)
@@ -167,7 +170,7 @@ def step(
     if hyperparameters.dropout is not None:
         model = model.clone(dropout=hyperparameters.dropout)
 
-    def loss_of(params: dict) -> tuple[jax.Array, dict]:
+    def loss_of(params: Variables) -> tuple[jax.Array, Variables]:
         log_probs, updates = model.apply(
             state._replace(params=params).variables,
             batch.images,
@@ -176,13 +179,13 @@ def step(
             rngs={"dropout": key},
         )
         loss = negative_log_likelihood(log_probs, batch.labels).mean()
-        return loss, updates.get("batch_stats", {})
+        return loss, updates.get("batch_stats") or {}
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimizer(hyperparameters.learning_rate).update(
         gradients, state.opt_state, state.params
     )
-    params = optax.apply_updates(state.params, updates)
+    params = cast(Variables, optax.apply_updates(cast(optax.Params, state.params), updates))
     return TrainState(params, batch_stats, opt_state, state.epoch), loss
 
 
@@ -238,7 +241,9 @@ def epoch_order(seed: Seed, epoch: Seed, count: int) -> jax.Array:
     return jax.random.permutation(key, count)
 
 
-def evaluate(model: LeNet5, variables: dict, data: Examples, batch_size: int = 1000) -> Evaluation:
+def evaluate(
+    model: LeNet5, variables: Variables, data: Examples, batch_size: int = 1000
+) -> Evaluation:
     """Return loss, accuracy and predictions over all of ``data``, in evaluation mode.
 
     ``batch_size`` bounds the memory; the result is the same, to rounding, for any.
@@ -248,7 +253,7 @@ def evaluate(model: LeNet5, variables: dict, data: Examples, batch_size: int = 1
     full = count - count % batch_size
 
     def totals_of(batch: Examples) -> tuple[jax.Array, jax.Array]:
-        log_probs = model.apply(variables, batch.images, train=False)
+        log_probs = cast(jax.Array, model.apply(variables, batch.images, train=False))
         loss = negative_log_likelihood(log_probs, batch.labels).sum()
         return loss, log_probs.argmax(-1).astype(jnp.uint8)
 

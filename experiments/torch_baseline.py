@@ -1,0 +1,354 @@
+"""The report's program in PyTorch: the same models, data, loop and results, without JAX.
+
+    python -m experiments.torch_baseline
+
+trains the six variants on MNIST and leaves config.json and results.csv in ``results-torch``, in the
+form that `experiments.ablate` writes; ``python -m experiments.report results-torch`` draws them.
+
+What the report's program put together stays apart here: `LeNet5` ends in a log-softmax and the loss
+is the negative log-likelihood (cross entropy on top of a log-softmax is the same number).
+"""
+
+import itertools
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from rich.console import Console
+
+from experiments import cli, environment
+from experiments.progress import Display
+from experiments.results import ResultsFolder, Row
+from experiments.settings import StudySettings
+from experiments.summary import curves_of, table_of
+from jax_lenet import VARIANTS, Dataset, normalize
+from jax_lenet.ensemble import TRAIN_ACCURACY_IMAGES
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+    from torch.utils.data import DataLoader, Sampler, TensorDataset
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(
+        f"torch_baseline: {error}; PyTorch comes with the test extra, pip install '.[test]'",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+@dataclass(frozen=True)
+class Settings(StudySettings):
+    """Train LeNet-5's variants on MNIST in PyTorch, as the report did."""
+
+    out: Path = Path("results-torch")
+    """The folder that gets the results."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto is a GPU if PyTorch sees one."""
+    loader: Literal["memory", "dataloader"] = "memory"
+    """Where batches come from: tensors on the device, or a DataLoader on the CPU. The batches are
+    the same."""
+
+    def torch_device(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            UserError: if it is a GPU and there is none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise cli.UserError("--device: expected cpu or auto, not cuda: PyTorch sees no GPU")
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+class LeNet5(nn.Module):
+    """The report's model, with its names: ``convnet`` (c1 to relu5) and ``fc`` (f6 to sig7)."""
+
+    def __init__(self, batch_norm: bool = False, dropout: tuple[float, float] = (0.0, 0.0)):
+        """Draw the weights as PyTorch does by default.
+
+        Args:
+            batch_norm: whether bn1, bn3 and bn5 are there.
+            dropout: the rates of drop6 and drop7; 0 leaves the layer out.
+        """
+        super().__init__()
+
+        def normalized(number: int, channels: int) -> list[tuple[str, nn.Module]]:
+            return [(f"bn{number}", nn.BatchNorm2d(channels))] if batch_norm else []
+
+        def dropped(number: int, rate: float) -> list[tuple[str, nn.Module]]:
+            return [(f"drop{number}", nn.Dropout(rate))] if rate else []
+
+        self.convnet = nn.Sequential(
+            OrderedDict(
+                [
+                    ("c1", nn.Conv2d(1, 6, kernel_size=5, padding=2)),  # [N, 6, 28, 28]
+                    *normalized(1, 6),
+                    ("relu1", nn.ReLU()),
+                    ("s2", nn.MaxPool2d(kernel_size=2, stride=2)),  # [N, 6, 14, 14]
+                    ("c3", nn.Conv2d(6, 16, kernel_size=5)),  # [N, 16, 10, 10]
+                    *normalized(3, 16),
+                    ("relu3", nn.ReLU()),
+                    ("s4", nn.MaxPool2d(kernel_size=2, stride=2)),  # [N, 16, 5, 5]
+                    ("c5", nn.Conv2d(16, 120, kernel_size=5)),  # [N, 120, 1, 1]
+                    *normalized(5, 120),
+                    ("relu5", nn.ReLU()),
+                ]
+            )
+        )
+        self.fc = nn.Sequential(
+            OrderedDict(
+                [
+                    ("f6", nn.Linear(120, 84)),
+                    *dropped(6, dropout[0]),
+                    ("relu6", nn.ReLU()),
+                    ("f7", nn.Linear(84, 10)),
+                    *dropped(7, dropout[1]),
+                    ("sig7", nn.LogSoftmax(dim=-1)),
+                ]
+            )
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return log-probabilities ``[N, 10]`` of normalized images ``[N, 1, 28, 28]``."""
+        return self.fc(self.convnet(images).flatten(start_dim=1))
+
+
+def build(variant: str) -> LeNet5:
+    """Return a variant by the report's name, with fresh weights from PyTorch's global generator."""
+    model = VARIANTS[variant]
+    drop6, drop7 = model.dropout
+    return LeNet5(model.batch_norm, (float(drop6), float(drop7)))
+
+
+class Examples(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+        images: normalized, float32 ``[N, 1, 28, 28]``.
+        labels: int64 ``[N]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Examples":
+        """Return the same on a device."""
+        return Examples(self.images.to(device), self.labels.to(device))
+
+
+def tensors(data: Dataset) -> tuple[Examples, Examples]:
+    """Return the training and the test set as tensors in host memory."""
+
+    def examples(images, labels) -> Examples:
+        # One channel: [N, 28, 28, 1] and [N, 1, 28, 28] hold the same numbers in the same order.
+        pixels = torch.from_numpy(normalize(images)).reshape(-1, 1, 28, 28)
+        return Examples(pixels, torch.from_numpy(labels).long())
+
+    return (
+        examples(data.train_images, data.train_labels),
+        examples(data.test_images, data.test_labels),
+    )
+
+
+class Shuffled(Sampler[int]):
+    """A new order of all examples each time it is iterated, from a generator of its own.
+
+    `torch.utils.data.RandomSampler` draws a second permutation after each epoch, which it throws
+    away; drawing one keeps the two loaders' batches the same.
+    """
+
+    def __init__(self, count: int, seed: int):
+        # Away from the seed of the weights: the same one would give the same stream of numbers.
+        self.count = count
+        self.generator = torch.Generator().manual_seed(2**32 + seed)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.order().tolist()
+
+    def order(self) -> Tensor:
+        """Return the next order, int64 ``[count]``."""
+        return torch.randperm(self.count, generator=self.generator)
+
+
+class MemoryLoader:
+    """Batches of shuffled examples, gathered from tensors where they lie."""
+
+    def __init__(self, data: Examples, batch_size: int, sampler: Shuffled):
+        """Keep references; nothing is copied."""
+        self.data = data
+        self.batch_size = batch_size
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Examples]:
+        """Yield every example once; the last batch is what is left over."""
+        order = self.sampler.order().to(self.data.labels.device)
+        for indices in order.split(self.batch_size):
+            yield Examples(self.data.images[indices], self.data.labels[indices])
+
+
+def batches_of(
+    settings: Settings, train: Examples, seed: int, device: torch.device
+) -> Iterable[Iterable[Tensor]]:
+    """Return the training batches of one run: each iteration is an epoch in a new order."""
+    sampler = Shuffled(len(train.labels), seed)
+    if settings.loader == "memory":
+        return MemoryLoader(train.to(device), settings.batch_size, sampler)
+    # A DataLoader draws a seed for its workers each epoch: not from the generator of the masks.
+    return DataLoader(
+        TensorDataset(*train),
+        settings.batch_size,
+        sampler=sampler,
+        generator=torch.Generator(),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def train_epoch(
+    model: nn.Module, batches: Iterable[Iterable[Tensor]], optimizer: torch.optim.Optimizer
+) -> Tensor:
+    """Take a step on each batch; return the mean loss per image, before each step, dropout on."""
+    model.train()
+    device = next(model.parameters()).device
+    # Summed on the device: reading each loss would wait for the device at each step.
+    total, count = torch.zeros((), device=device), 0
+    for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        loss = functional.nll_loss(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(labels)
+        count += len(labels)
+    return total / count
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Examples, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
+    """Return mean loss and fraction right over all of ``data``, in evaluation mode."""
+    model.eval()
+    loss = torch.zeros((), device=data.labels.device)
+    right = torch.zeros((), device=data.labels.device)
+    for images, labels in zip(*(x.split(batch_size) for x in data), strict=True):
+        log_probs = model(images)
+        loss += functional.nll_loss(log_probs, labels, reduction="sum")
+        right += (log_probs.argmax(dim=-1) == labels).sum()
+    return loss / len(data.labels), right / len(data.labels)
+
+
+def runs_of(variant: str, seed: int, settings: Settings, data: Dataset) -> Iterator[Row]:
+    """Train one variant from one seed; yield a row per epoch.
+
+    ``seconds`` is training plus testing. All variants of a seed start from the same convolution and
+    linear weights, which are the first that the seed's generator draws, and see the same batches. A
+    loss that becomes NaN or infinite is a row like any other.
+    """
+    device = settings.torch_device()
+    train, test = tensors(data)
+    batches = batches_of(settings, train, seed, device)
+    check = Examples(*(x[:TRAIN_ACCURACY_IMAGES] for x in train)).to(device)
+    test = test.to(device)
+    torch.manual_seed(seed)
+    model = build(variant).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+    for epoch in range(1, settings.epochs + 1):
+        start = _clock(device)
+        train_loss = train_epoch(model, batches, optimizer)
+        test_loss, test_accuracy = evaluate(model, test)
+        seconds = _clock(device) - start
+        _, train_accuracy = evaluate(model, check)
+        numbers = (train_loss, train_accuracy, test_loss, test_accuracy)
+        yield Row(variant, seed, epoch, *(x.item() for x in numbers), round(seconds, 6))
+
+
+def _clock(device: torch.device) -> float:
+    """Return the time in seconds, once the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def warm_up(variant: str, settings: Settings, data: Dataset) -> None:
+    """Train and test a model that is thrown away: first calls are slower than those that follow."""
+    device = settings.torch_device()
+    train, test = tensors(data)
+    model = build(variant).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+    batches = batches_of(settings, train, seed=0, device=device)
+    train_epoch(model, itertools.islice(batches, 10), optimizer)
+    evaluate(model, test.to(device))
+
+
+def use_full_precision() -> None:
+    """Keep convolutions on a GPU in float32, as linear layers are; cuDNN's default is TF32."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def device_facts(device: torch.device) -> dict[str, str | int]:
+    """Return which device PyTorch runs on, for config.json."""
+    if device.type == "cuda":
+        kind, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
+    else:
+        kind, count = "cpu", 1
+    return {
+        "platform": device.type,
+        "kind": kind,
+        "count": count,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(settings: Settings) -> None:
+    """Run the study."""
+    settings.check()
+    device = settings.torch_device()
+    use_full_precision()
+    console = Console()
+    data = settings.load()
+    folder = ResultsFolder.create(settings.out, settings.overwrite)
+    folder.write_config(
+        {
+            "title": "LeNet-5 on MNIST in PyTorch: batch norm and dropout",
+            "program": "experiments.torch_baseline",
+            "settings": settings.as_json(),
+            "data": environment.data_facts(data),
+            "device": device_facts(device),
+            "machine": environment.machine(),
+            "versions": environment.versions(("jax-lenet", "torch", "numpy")),
+        }
+    )
+    if data.source.notice:
+        console.print(f"Note: {data.source.notice}", markup=False, highlight=False, soft_wrap=True)
+    rows: list[Row] = []
+    with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
+        # The first seed of every variant comes first: the report's own experiment.
+        for seed, variant in itertools.product(settings.all_seeds, settings.variants):
+            if seed == settings.first_seed:
+                display.now(f"{variant}: warming up")
+                warm_up(variant, settings, data)
+            display.now(f"{variant} seed {seed}")
+            for row in runs_of(variant, seed, settings, data):
+                rows.append(row)
+                folder.write_results(rows)
+                display.add([row])
+    curves = curves_of(rows, settings.epochs)
+    console.print(table_of(curves))
+    for found in (d for c in curves for d in c.diverged):
+        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Results: {folder.path.resolve()}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Settings, "torch_baseline"))

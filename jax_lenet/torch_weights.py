@@ -1,0 +1,186 @@
+"""Weights and running statistics between this library's variables and a PyTorch state_dict.
+
+    state_dict                              variables
+    convnet.c1.weight  [out, in, 5, 5]      params c1 kernel  [5, 5, in, out]
+    fc.f6.weight       [out, in]            params f6 kernel  [in, out]
+    convnet.bn1.weight, .bias               params bn1 scale, bias
+    convnet.bn1.running_mean, .running_var  batch_stats bn1 mean, var
+
+Both ways are exact: values keep their bits and their dtype. The one entry without a counterpart is
+``num_batches_tracked``, which PyTorch counts but does not use at a fixed momentum: `from_torch`
+ignores it and `to_torch` writes 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+# Shapes as PyTorch has them.
+_WEIGHTS = {
+    "convnet.c1": (6, 1, 5, 5),
+    "convnet.c3": (16, 6, 5, 5),
+    "convnet.c5": (120, 16, 5, 5),
+    "fc.f6": (84, 120),
+    "fc.f7": (10, 84),
+}
+_BATCH_NORMS = {"convnet.bn1": 6, "convnet.bn3": 16, "convnet.bn5": 120}
+_COUNTER = "num_batches_tracked"
+
+# By number of dimensions, where each axis of a Flax kernel comes from in PyTorch's weight.
+_KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+
+
+class _Entry(NamedTuple):
+    """One array under both its names; ``axes[i]`` is where Flax's axis i is in PyTorch's."""
+
+    key: str
+    path: tuple[str, str, str]
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def flax_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape[axis] for axis in self.axes)
+
+
+def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables that a PyTorch state_dict holds.
+
+    Whether there is batch norm is seen from the keys.
+
+    Args:
+        state_dict: by the report's names (``convnet.c1.weight``, ``fc.f6.bias``,
+            ``convnet.bn1.running_mean``, ...), tensors on any device or arrays. PyTorch itself is
+            not needed for arrays.
+
+    Returns:
+        What ``model.apply`` takes: ``params`` and, with batch norm, ``batch_stats``. The leaves are
+        NumPy arrays of the dtype they came in, because a JAX array would round float64 unless
+        ``jax_enable_x64`` is set; they share no memory with ``state_dict``.
+
+    Raises:
+        ValueError: naming the key, if one is missing or unknown, or holds another shape than
+            LeNet-5's, a dtype that is not floating point, or a value that is NaN or infinite.
+
+    >>> import jax, numpy as np
+    >>> from jax_lenet import lenet5
+    >>> weights = {"convnet.c1": (6, 1, 5, 5), "convnet.c3": (16, 6, 5, 5)}
+    >>> weights |= {"convnet.c5": (120, 16, 5, 5), "fc.f6": (84, 120), "fc.f7": (10, 84)}
+    >>> state_dict = {f"{layer}.bias": np.zeros(shape[0], "f") for layer, shape in weights.items()}
+    >>> state_dict |= {f"{layer}.weight": np.zeros(shape, "f") for layer, shape in weights.items()}
+    >>> variables = from_torch(state_dict)
+    >>> variables["params"]["c1"]["kernel"].shape
+    (5, 5, 1, 6)
+    >>> log_probs = lenet5().apply(variables, np.zeros((1, 28, 28, 1), "f"))
+    >>> np.exp(log_probs[0]).round(3)  # no weight favours a class
+    array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=float32)
+    """
+    entries = _entries(batch_norm=any(key.startswith(tuple(_BATCH_NORMS)) for key in state_dict))
+    counters = {key for key in state_dict if key.endswith(f".{_COUNTER}")}
+    _check_names("state_dict", set(state_dict) - counters, (entry.key for entry in entries))
+    variables: dict[str, Any] = {}
+    for entry in entries:
+        array = _checked(entry.key, state_dict[entry.key], entry.shape)
+        collection, layer, name = entry.path
+        layers = variables.setdefault(collection, {})
+        layers.setdefault(layer, {})[name] = array.transpose(entry.axes).copy("C")
+    return variables
+
+
+def to_torch(variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the PyTorch state_dict that holds the same weights; the inverse of `from_torch`.
+
+    Args:
+        variables: of one `LeNet5`, as ``model.init``, `TrainState.variables` or `Fit.variables` give
+            them: ``params`` and, with batch norm, ``batch_stats``.
+
+    Returns:
+        Tensors on the CPU, in the order of the layers, for ``module.load_state_dict``; they share no
+        memory with ``variables``. ``num_batches_tracked`` is 0.
+
+    Raises:
+        ValueError: naming the entry, as `from_torch` does.
+        ImportError: if PyTorch is not installed.
+    """
+    import torch
+
+    leaves = dict(_leaves(variables))
+    entries = _entries(batch_norm=any(path[-2] in ("bn1", "bn3", "bn5") for path in leaves))
+    _check_names("variables", map(".".join, leaves), (".".join(entry.path) for entry in entries))
+    state_dict = {}
+    for entry in entries:
+        array = _checked(".".join(entry.path), leaves[entry.path], entry.flax_shape)
+        # np.argsort inverts a permutation.
+        array = array.transpose(tuple(np.argsort(entry.axes))).copy("C")
+        state_dict[entry.key] = torch.from_numpy(array)
+        if entry.path[-1] == "var":
+            counter = entry.key.replace("running_var", _COUNTER)
+            state_dict[counter] = torch.zeros((), dtype=torch.int64)
+    return state_dict
+
+
+def _entries(batch_norm: bool) -> list[_Entry]:
+    """Return every array of the model, in PyTorch's order."""
+    entries = []
+    for torch_layer, shape in _WEIGHTS.items():
+        layer = torch_layer.split(".")[1]
+        axes = _KERNEL_AXES[len(shape)]
+        entries.append(_Entry(f"{torch_layer}.weight", ("params", layer, "kernel"), shape, axes))
+        entries.append(_Entry(f"{torch_layer}.bias", ("params", layer, "bias"), shape[:1], (0,)))
+        normalized_by = torch_layer.replace("convnet.c", "convnet.bn")
+        if batch_norm and normalized_by in _BATCH_NORMS:
+            entries.extend(_batch_norm_entries(normalized_by))
+    return entries
+
+
+def _batch_norm_entries(torch_layer: str) -> Iterable[_Entry]:
+    layer = torch_layer.split(".")[1]
+    for torch_name, collection, name in (
+        ("weight", "params", "scale"),
+        ("bias", "params", "bias"),
+        ("running_mean", "batch_stats", "mean"),
+        ("running_var", "batch_stats", "var"),
+    ):
+        shape = (_BATCH_NORMS[torch_layer],)
+        yield _Entry(f"{torch_layer}.{torch_name}", (collection, layer, name), shape, (0,))
+
+
+def _leaves(tree: Mapping[str, Any], *path: str) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, *path, name)
+        else:
+            yield (*path, name), value
+
+
+def _check_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    found, expected = set(found), set(expected)
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
+    if unknown:
+        raise ValueError(f"{what} holds {', '.join(unknown)}, which this LeNet-5 does not have")
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a tensor or array as a NumPy array, or say what is wrong with it."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if tuple(np.shape(value)) != shape:
+        raise ValueError(f"{name}: expected shape {list(shape)}, found {list(np.shape(value))}")
+    try:
+        array = np.asarray(value)
+    except TypeError:  # NumPy has no such dtype, bfloat16 for one
+        array = None
+    if array is None or not np.issubdtype(array.dtype, np.floating):
+        dtype = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"{name}: expected float16, float32 or float64, found {dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite values, found NaN or infinity")
+    return array
