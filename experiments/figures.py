@@ -1,24 +1,27 @@
 """The report's six charts on one page: `draw` makes figure1.png and figure2.png.
 
-Left, bars by variant: total running time and last-epoch test accuracy. Right, test accuracy by epoch
+Left, bars by variant: total running time and last-epoch test accuracy. Right, accuracy by epoch
 of each of the four variants: columns without and with batch norm, rows without and with dropout.
 """
 
+import io
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
 
+from experiments.summary import Curve
 from jax_lenet.statistics import t_interval
 
 FIGURES = {
@@ -27,7 +30,7 @@ FIGURES = {
 }
 """By file name, the variants in the report's order."""
 
-# Found by a search: every two of them stay apart for full, protan, deutan and tritan sight, and each
+# Found by a search: every two stay apart for full, protan, deutan and tritan sight, and each
 # has a contrast of at least 3 on white.
 COLOURS = {
     "LeNet": "#262626",
@@ -46,57 +49,46 @@ LABELS = {
     "LeNet_BN_drop6": "BN + drop6",
 }
 # A second mark beside the colour, for prints in grey.
-MARKERS = dict(zip(COLOURS, "osD^vP", strict=True))
+MARKERS = dict(zip(COLOURS, "osD^vp", strict=True))
 
-SIZE_INCHES = (12.0, 7.6)
+SIZE_INCHES = (12.0, 8.2)
 DPI = 150
 # More runs than this are a band: lines would hide one another.
 MAX_LINES = 20
 # One image of 10,000: accuracy 1 has no place on a logarithmic axis of errors and is drawn here.
 LEAST_ERROR = 1e-4
 ACCURACY_TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+FINE_TICKS = (0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.94, 0.96, 0.97, 0.975, 0.985, 0.992)
+EPOCH_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+
 TEXT, QUIET = "#1a1a1a", "#595959"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One variant's runs.
-
-    Attributes:
-        variant: the model's name.
-        seeds: of the runs.
-        test_accuracy: fraction, ``[seeds, epochs]``; not finite where a run has diverged or has
-            not come yet.
-        total_seconds: of all epochs, training plus testing, ``[seeds]``; NaN for a run that is
-            not finished, which tells it from one that diverged.
-    """
-
-    variant: str
-    seeds: tuple[int, ...]
-    test_accuracy: np.ndarray
-    total_seconds: np.ndarray
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if the shapes do not agree."""
-        runs, accuracy = len(self.seeds), np.shape(self.test_accuracy)
-        if len(accuracy) != 2 or accuracy[0] != runs or np.shape(self.total_seconds) != (runs,):
-            raise ValueError(
-                f"{self.variant}: expected test_accuracy [{runs}, epochs] and total_seconds"
-                f" [{runs}] for {runs} seeds, got {accuracy} and {np.shape(self.total_seconds)}"
-            )
-
-    @property
-    def whole(self) -> np.ndarray:
-        """Whether a run has a finite accuracy in every epoch, bool ``[seeds]``."""
-        return np.isfinite(self.test_accuracy).all(1)
-
-    @property
-    def trouble(self) -> str:
-        """What kept runs from being whole, in words; empty if nothing did."""
-        ended = np.isfinite(self.total_seconds)
-        diverged, pending = int((~self.whole & ended).sum()), int((~self.whole & ~ended).sum())
-        counts = ((diverged, "diverged"), (pending, "not finished"))
-        return ", ".join(f"{n} of {_runs(len(self.seeds))} {word}" for n, word in counts if n)
+NOTE: dict[str, Any] = {"size": 10.5, "color": QUIET}
+BAR: dict[str, Any] = {"width": 0.72, "lw": 1.5, "zorder": 2}
+FEW_DOTS: dict[str, Any] = {"s": 22, "zorder": 3, "edgecolors": "white", "lw": 0.6}
+MANY_DOTS: dict[str, Any] = {"s": 6, "zorder": 3, "edgecolors": "none", "alpha": 0.5}
+INTERVAL: dict[str, Any] = {"color": TEXT, "capthick": 1.6, "elinewidth": 1.6, "zorder": 4}
+OWN_LINE: dict[str, Any] = {"lw": 2.8, "ms": 7, "mec": "white", "mew": 0.8, "zorder": 4}
+PALE_LINE: dict[str, Any] = {"lw": 1.6, "ms": 4, "alpha": 0.3, "zorder": 2}
+RUN_LINE: dict[str, Any] = {"lw": 0.9, "ms": 3, "marker": ".", "alpha": 0.55, "zorder": 3}
+STYLE: dict[str, Any] = {
+    "font.size": 12,
+    "axes.titlesize": 14,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "errorbar.capsize": 6,
+    "figure.subplot.left": 0.065,
+    "figure.subplot.right": 0.985,
+    "figure.subplot.bottom": 0.165,
+    "figure.subplot.wspace": 0.29,
+    "figure.subplot.hspace": 0.47,
+    "legend.columnspacing": 1.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.handletextpad": 0.5,
+    "text.parse_math": False,  # a dollar sign in a file's name is a dollar sign
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
+}
 
 
 def draw(curves: Sequence[Curve], path: Path, *, title: str, subtitle: str) -> None:
@@ -117,25 +109,34 @@ def draw(curves: Sequence[Curve], path: Path, *, title: str, subtitle: str) -> N
     figure = build(curves, FIGURES[path.name], title=title, subtitle=subtitle)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _style():
-            # Without matplotlib's version in it, a picture changes only when its content does.
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+        temporary.write_bytes(_png(figure))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _png(figure: Figure) -> bytes:
+    """Return the picture in 256 colours, a third of the size of millions and the same to the eye.
+
+    It holds no date and no version: a picture changes only when its content does.
+    """
+    canvas = FigureCanvasAgg(figure)
+    with _style():
+        canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    file = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True, dpi=(DPI, DPI))
+    return file.getvalue()
+
+
 def build(curves: Sequence[Curve], variants: Sequence[str], *, title: str, subtitle: str) -> Figure:
-    """Return the page: time bars, accuracy bars and a panel of curves for each variant, in order."""
-    given = {curve.variant: curve for curve in curves if len(curve.seeds)}
+    """Return the page: time bars, accuracy bars and a panel of curves a variant, in order."""
+    given = {curve.variant: curve for curve in curves if curve.test_accuracy.size}
     shown = {variant: given.get(variant) for variant in variants}
     with _style():
-        figure = Figure(figsize=SIZE_INCHES)
+        figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
         top = _headline(figure, title, subtitle)
-        grid = figure.add_gridspec(
-            2, 3, width_ratios=(1.12, 1, 1), left=0.065, right=0.985, bottom=0.135, top=top,
-            wspace=0.2, hspace=0.46,
-        )  # fmt: skip
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 1), top=top)
         _time_bars(figure.add_subplot(grid[0, 0]), shown)
         _accuracy_bars(figure.add_subplot(grid[1, 0]), shown)
         panels = [figure.add_subplot(grid[i // 2, 1 + i % 2]) for i in range(len(shown))]
@@ -148,38 +149,35 @@ def build(curves: Sequence[Curve], variants: Sequence[str], *, title: str, subti
 
 def _style() -> AbstractContextManager[Any]:
     """Return the context that draws alike whatever the user's matplotlibrc says."""
-    sizes = {"font.size": 12, "axes.titlesize": 14, "axes.labelsize": 12, "legend.fontsize": 12}
-    plain = {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT)
-    return matplotlib.style.context(["default", sizes | plain | colours])
+    return matplotlib.style.context(["default", STYLE])
 
 
 def _headline(figure: Figure, title: str, subtitle: str) -> float:
     """Write title and subtitle; return where the charts may begin, as a fraction of the height."""
-    below = textwrap.wrap(subtitle, 125) or [""]
-    figure.text(0.012, 0.985, title, va="top", size=18, weight="bold")
-    figure.text(0.012, 0.937, "\n".join(below), va="top", size=12, color=QUIET)
-    return 0.855 - 0.025 * (len(below) - 1)
+    below = textwrap.wrap(subtitle, 125, max_lines=4, placeholder=" ...") or [""]
+    figure.text(
+        0.012, 0.985, title, va="top", size=min(18, 1300 / max(len(title), 1)), weight="bold"
+    )
+    figure.text(0.012, 0.941, "\n".join(below), va="top", size=12, color=QUIET)
+    return 0.84 - 0.025 * (len(below) - 1)
 
 
 def _heading(axes: Axes, title: str, note: str, color: str = TEXT) -> None:
     axes.set_title(title, loc="left", weight="bold", color=color, pad=22)
-    axes.annotate(
-        note, (0, 1), (0, 6), "axes fraction", "offset points", size=11, color=QUIET
-    )  # fmt: skip
+    axes.annotate(note, (0, 1), (0, 6), "axes fraction", "offset points", **NOTE)
 
 
 def _legend(figure: Figure, variants: Sequence[str]) -> None:
     """Say once which of the code's names each short label stands for."""
     handles = [
-        Line2D([], [], color=COLOURS[v], marker=MARKERS[v], lw=2.5, ms=7,
-               label=f"{LABELS[v]}: {v}")
+        Line2D([], [], color=COLOURS[v], marker=MARKERS[v], lw=2.5, ms=7, label=f"{LABELS[v]}: {v}")
         for v in variants
-    ]  # fmt: skip
+    ]
     figure.legend(
-        handles=handles, loc="lower center", ncols=len(handles), frameon=False,
-        columnspacing=1.6, handlelength=1.6, handletextpad=0.5, borderaxespad=0.2,
-    )  # fmt: skip
+        handles=handles, loc="lower center", ncols=len(handles), bbox_to_anchor=(0.5, 0.025)
+    )
+    words = "Curves: thick, the model's own; pale, the other three. Their scale is logarithmic in"
+    figure.text(0.5, 0.012, words + " the error rate.", ha="center", **NOTE)
 
 
 def _runs(count: int) -> str:
@@ -192,10 +190,10 @@ def _runs(count: int) -> str:
 def _time_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
     seconds = {v: _finite(c.total_seconds) for v, c in shown.items() if c}
     longest = max((values.max() for values in seconds.values() if len(values)), default=1.0)
-    unit, size = next(u for u in (("hours", 3600), ("minutes", 60), ("seconds", 1))
-                      if longest >= 2 * u[1] or u[1] == 1)  # fmt: skip
+    unit, size = next(unit for unit in UNITS if longest >= 2 * unit[1] or unit == UNITS[-1])
     values = {variant: s / size for variant, s in seconds.items()}
-    top = _bars(axes, shown, values, lambda value: f"{value:.3g}")[1]
+    digits = int(np.clip(2 - np.floor(np.log10(max(longest / size, 1e-9))), 0, 6))
+    top = _bars(axes, shown, values, f"{{:.{digits}f}}")[1]
     axes.set_ylim(0, 1.14 * top or 1)
     axes.set_ylabel(unit)
     _heading(axes, "Total running time", _interval_note(values))
@@ -203,11 +201,10 @@ def _time_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
 
 def _accuracy_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
     values = {v: _finite(c.test_accuracy[:, -1:].ravel()) for v, c in shown.items() if c}
-    low, high = _bars(axes, shown, values, lambda value: f"{100 * value:.2f}%")
-    low, high = max(low, 0.0), min(high, 1.0)
+    low, high = _bars(axes, shown, values, "{:.2%}", ceiling=1.0)
     bottom = _cut(low, high)
     axes.set_ylim(bottom, high + 0.16 * (high - bottom))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ticks = [tick for tick in axes.get_yticks() if bottom <= tick <= 1]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
@@ -220,54 +217,47 @@ def _bars(
     axes: Axes,
     shown: dict[str, Curve | None],
     values: dict[str, np.ndarray],
-    text: Callable[[float], str],
+    text: str,
+    ceiling: float = np.inf,
 ) -> tuple[float, float]:
     """Draw means with intervals and single runs; return the least and the greatest value drawn."""
-    extremes = []
+    drawn = []
     for place, variant in enumerate(shown):
         runs = values.get(variant, np.empty(0))
-        if not len(runs):
-            _say_missing(axes, place, "no result" if shown[variant] else "not run")
-            continue
-        interval = t_interval(runs)
-        drawn = [interval.low, interval.high, runs.min(), runs.max()]
-        low, high = min(d for d in drawn if d is not None), max(d for d in drawn if d is not None)
-        extremes += [low, high]
-        _bar(axes, place, COLOURS[variant], interval.estimate, interval.high)
-        _dots(axes, place, COLOURS[variant], runs)
-        axes.annotate(text(interval.estimate), (place, high), (0, 5), textcoords="offset points",
-                      ha="center", va="bottom", annotation_clip=False)  # fmt: skip
+        if len(runs):
+            drawn += _bar(axes, place, COLOURS[variant], runs, text, ceiling)
+        else:
+            words = "no\nresult" if shown[variant] else "not\nrun"
+            where = axes.get_xaxis_transform()
+            axes.text(place, 0.13, words, transform=where, ha="center", style="italic", color=QUIET)
     labels = [LABELS[variant].replace("+ ", "+\n") for variant in shown]
     axes.set_xticks(range(len(shown)), labels)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(shown) - 0.45)
-    return (min(extremes), max(extremes)) if extremes else (0.0, 1.0)
+    return (min(drawn), max(drawn)) if drawn else (0.0, 1.0)
 
 
-def _bar(axes: Axes, place: int, color: str, mean: float, high: float | None) -> None:
-    """Draw one bar, pale so that dots and interval show on it, with its interval if it has one."""
-    axes.bar(place, mean, width=0.72, color=(color, 0.5), edgecolor=color, lw=1.5, zorder=2)
-    if high is not None:
-        axes.errorbar(
-            place, mean, high - mean, color=TEXT, capsize=6, capthick=1.6, elinewidth=1.6, zorder=4
-        )
+def _bar(
+    axes: Axes, place: int, color: str, runs: np.ndarray, text: str, ceiling: float
+) -> list[float]:
+    """Draw one variant's bar, pale so that runs and interval show on it; return its extremes.
 
-
-def _dots(axes: Axes, place: int, color: str, runs: np.ndarray) -> None:
-    """Draw single runs side by side in the seeds' order: no random jitter, the same bytes."""
-    if len(runs) > 1:
-        many = len(runs) > 3 * MAX_LINES
-        axes.scatter(
-            place + np.linspace(-0.28, 0.28, len(runs)), runs, s=6 if many else 22, color=color,
-            edgecolors="none" if many else "white", lw=0.6, alpha=0.5 if many else 1, zorder=3,
-        )  # fmt: skip
-
-
-def _say_missing(axes: Axes, place: float, words: str) -> None:
-    axes.text(
-        place, 0.04, words.replace(" ", "\n"), transform=axes.get_xaxis_transform(),
-        ha="center", va="bottom", color=QUIET, style="italic",
-    )  # fmt: skip
+    An interval is cut where no value can be: below 0 and above the ceiling.
+    """
+    mean, low, high, *_ = t_interval(runs)
+    drawn = [mean]
+    axes.bar(place, mean, color=(color, 0.5), edgecolor=color, **BAR)
+    if low is not None and high is not None:
+        low, high = max(low, 0.0), min(high, ceiling)
+        axes.errorbar(place, mean, ((mean - low,), (high - mean,)), **INTERVAL)
+        drawn = [low, high, *runs]
+        # Side by side in the seeds' order, the interval's place left free: no random jitter.
+        aside = np.linspace(-0.22, 0.22, len(runs))
+        look = MANY_DOTS if len(runs) > 3 * MAX_LINES else FEW_DOTS
+        axes.scatter(place + aside + 0.08 * np.sign(aside + 1e-9), runs, color=color, **look)
+    above: Any = {"textcoords": "offset points", "ha": "center", "annotation_clip": False}
+    axes.annotate(text.format(mean), (place, max(drawn)), (0, 6), **above)
+    return [min(drawn), max(drawn)]
 
 
 def _interval_note(values: dict[str, np.ndarray]) -> str:
@@ -276,7 +266,7 @@ def _interval_note(values: dict[str, np.ndarray]) -> str:
         return "no run"
     if counts[-1] == 1:
         return "one run, so no interval"
-    several = _runs(counts[-1]) if len(counts) == 1 else f"{counts[0]:,}–{_runs(counts[-1])}"
+    several = _runs(counts[-1]) if len(counts) == 1 else f"{counts[0]:,} to {_runs(counts[-1])}"
     return f"mean of {several}, 95% t-interval"
 
 
@@ -284,7 +274,7 @@ def _cut(low: float, high: float) -> float:
     """Return where an axis of bars begins so that values between low and high can be told apart."""
     span = max(high - low, 0.004)
     bottom = low - 0.7 * span
-    if bottom < 0.3:
+    if bottom < 0.5:
         return 0.0
     step = 10.0 ** np.floor(np.log10(span))
     return float(round(np.floor(bottom / step) * step, 6))
@@ -295,8 +285,9 @@ def _mark_cut(axes: Axes, bottom: float) -> None:
     x = np.linspace(-0.02, 1, 400)
     wave = 0.075 + 0.012 * np.sin(2 * np.pi * 26 * x)
     for offset, color, width in ((0, "white", 5), (-0.014, QUIET, 0.8), (0.014, QUIET, 0.8)):
-        axes.plot(x, wave + offset, color=color, lw=width, transform=axes.transAxes,
-                  clip_on=False, zorder=5, scalex=False, scaley=False, gid="cut")  # fmt: skip
+        edge = Line2D(x, wave + offset, color=color, lw=width, transform=axes.transAxes, zorder=5)
+        edge.set_clip_on(False)
+        axes.add_artist(edge)
     axes.set_xlabel(f"bars are cut: the axis starts at {100 * bottom:.4g}%, not at 0", color=QUIET)
 
 
@@ -307,22 +298,18 @@ def _curves(axes: Axes, shown: dict[str, Curve | None], variant: str) -> None:
     """Draw one variant's accuracy by epoch over the others' pale means."""
     for other, curve in shown.items():
         if curve and other != variant:
-            _line(axes, other, _mean(curve), lw=1.6, ms=4, alpha=0.3, zorder=2)
+            _line(axes, other, _mean(curve), PALE_LINE)
     curve = shown[variant]
     if curve:
         _spread(axes, curve)
-        _line(axes, variant, _mean(curve), lw=2.8, ms=7, mec="white", mew=0.8, zorder=4)
-    else:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center",
-                  size=14, color=QUIET, style="italic")  # fmt: skip
-    _heading(axes, LABELS[variant], _curve_note(curve) if curve else "", COLOURS[variant])
+        _line(axes, variant, _mean(curve), OWN_LINE)
+    _heading(axes, LABELS[variant], _curve_note(curve) if curve else "not run", COLOURS[variant])
 
 
-def _line(axes: Axes, variant: str, accuracy: np.ndarray, **look: Any) -> None:
+def _line(axes: Axes, variant: str, accuracy: np.ndarray, look: dict[str, Any]) -> None:
     epochs = np.arange(1, len(accuracy) + 1)
-    every = -(-len(epochs) // 12)
-    axes.plot(epochs, accuracy, color=COLOURS[variant], marker=MARKERS[variant],
-              markevery=every, label=variant, **look)  # fmt: skip
+    marks: Any = {"marker": MARKERS[variant], "markevery": -(-len(epochs) // 12)}
+    axes.plot(epochs, accuracy, color=COLOURS[variant], label=variant, **marks, **look)
 
 
 def _spread(axes: Axes, curve: Curve) -> None:
@@ -336,25 +323,30 @@ def _spread(axes: Axes, curve: Curve) -> None:
             axes.vlines(epochs, low, high, color=color, alpha=0.4, lw=6, zorder=3)
     elif len(runs) > 1:
         for run in runs:
-            axes.plot(epochs, run, color=color, lw=0.9, alpha=0.55, marker=".", ms=3, zorder=3)
+            axes.plot(epochs, run, color=color, **RUN_LINE)
 
 
 def _curve_note(curve: Curve) -> str:
+    """Say how many runs the mean is of, what else is drawn, and what kept runs out of it."""
     count, whole = len(curve.seeds), int(curve.whole.sum())
+    diverged = int((~curve.whole & np.isfinite(curve.total_seconds)).sum())
+    unfinished = count - whole - diverged
+    if diverged and unfinished:
+        return f"{diverged:,} diverged, {unfinished:,} unfinished of {count:,}"
+    if diverged or unfinished:
+        words = f"{count - whole:,} of {_runs(count)} {'diverged' if diverged else 'unfinished'}"
+        return f"mean of {whole:,}; {words}" if whole else words
     if count == 1:
-        words = "one run"
-    elif count > MAX_LINES:
-        words = f"mean of {whole:,}, band: middle 90% of runs"
-    else:
-        words = f"mean of {_runs(whole or count)}, each run thin"
-    return f"{words}; {curve.trouble}" if curve.trouble else words
+        return "one run"
+    rest = "each run thin" if count <= MAX_LINES else "band: middle 90%"
+    return f"mean of {_runs(count)}, {rest}"
 
 
 def _mean(curve: Curve) -> np.ndarray:
     """Return the mean accuracy by epoch, ``[epochs]``, NaN where there is none.
 
-    It is over the same runs in every epoch, the whole ones: a mean that lost a run half way would
-    jump for no reason of the variant's.
+    It is over the same runs in every epoch, the whole ones where there are any: a mean that
+    lost a run half way would jump for no reason of the variant's.
     """
     runs = curve.test_accuracy[curve.whole] if curve.whole.any() else curve.test_accuracy
     finite = np.isfinite(runs)
@@ -379,7 +371,7 @@ def _share_axes(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
         panel.yaxis.set_major_locator(FixedLocator(_ticks(*limits)))
         panel.yaxis.set_minor_locator(NullLocator())
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        panel.xaxis.set_major_locator(FixedLocator(_epoch_ticks(epochs)))
         panel.set_xlim(1 - 0.04 * epochs, epochs + 0.04 * epochs)
         panel.grid(axis="y", color="#e3e3e3", zorder=0)
         if i >= 2:
@@ -399,11 +391,20 @@ def _accuracy(height: Any) -> Any:
 def _ticks(low: float, high: float) -> list[float]:
     """Return the round accuracies in a range that stand far enough apart to be read."""
     kept: list[float] = []
-    gap = 0.06 * (_height(high) - _height(low))
-    for tick in ACCURACY_TICKS:
-        if low <= tick <= high and (not kept or _height(tick) - _height(kept[-1]) > gap):
-            kept.append(tick)
+    gap = 0.085 * (_height(high) - _height(low))
+    for choice in (ACCURACY_TICKS, sorted(ACCURACY_TICKS + FINE_TICKS)):
+        if len(kept) < 4:  # a narrow range: too few of the roundest
+            kept = []
+            for tick in (tick for tick in choice if low <= tick <= high):
+                if not kept or _height(tick) - _height(kept[-1]) > gap:
+                    kept.append(tick)
     return kept
+
+
+def _epoch_ticks(epochs: int) -> list[int]:
+    """Return about six round epochs, with the first and without an epoch 0."""
+    step = next((step for step in EPOCH_STEPS if epochs <= 6 * step), epochs)
+    return sorted({1, *range(step, epochs + 1, step)})
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

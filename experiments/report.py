@@ -14,7 +14,7 @@ import tyro
 
 from experiments import cli
 from experiments.results import FIGURES, ResultsFolder
-from experiments.summary import Curves, curves_of, summarize
+from experiments.summary import Curve, curves_of, summarize
 
 SOURCES = {
     "tensorflow_datasets": "from tensorflow_datasets",
@@ -33,7 +33,7 @@ class Settings:
     """The folder that a program wrote."""
 
 
-def remake(folder: ResultsFolder) -> list[Curves]:
+def remake(folder: ResultsFolder) -> list[Curve]:
     """Write summary.json and the figures from the other files; return what was drawn."""
     from experiments import figures  # matplotlib takes a second to import
 
@@ -42,7 +42,7 @@ def remake(folder: ResultsFolder) -> list[Curves]:
     folder.write_summary(summarize(curves))
     for name in FIGURES:
         figures.draw(
-            [figures.Curve(c.variant, c.seeds, c.test_accuracy, c.total_seconds) for c in curves],
+            curves,
             folder.path / name,
             title=config["title"],
             subtitle=_subtitle(config, curves),
@@ -50,7 +50,7 @@ def remake(folder: ResultsFolder) -> list[Curves]:
     return curves
 
 
-def _subtitle(config: dict, curves: list[Curves]) -> str:
+def _subtitle(config: dict, curves: list[Curve]) -> str:
     data, sizes = config["data"], config["data"]["sizes"]
     seeds = sorted({seed for c in curves for seed in c.seeds})
     return " · ".join(

@@ -132,7 +132,7 @@ class ResultsFolder:
         """
         try:
             return json.loads(self._read(CONFIG))
-        except ValueError:
+        except json.JSONDecodeError:
             raise UserError(f"{self.path / CONFIG}: expected JSON") from None
 
     def read_results(self) -> list[Row]:

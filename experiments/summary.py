@@ -9,7 +9,7 @@ from rich.table import Table
 
 from experiments.results import Row
 from jax_lenet.models import VARIANTS
-from jax_lenet.statistics import Interval, t_interval
+from jax_lenet.statistics import t_interval
 
 
 class Divergence(NamedTuple):
@@ -33,14 +33,16 @@ class Divergence(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The finished runs of one variant.
+class Curve:
+    """The runs of one variant.
 
     Attributes:
         variant: the model's name.
         seeds: of the runs.
-        test_accuracy: fraction, ``[seeds, epochs]``.
-        total_seconds: training plus testing, over all epochs, ``[seeds]``.
+        test_accuracy: fraction, ``[seeds, epochs]``; not finite where a run has diverged or has
+            not come yet.
+        total_seconds: of all epochs, training plus testing, ``[seeds]``; NaN for a run that is
+            not finished, which tells it from one that diverged.
         diverged: runs whose loss became NaN or infinite.
     """
 
@@ -48,10 +50,24 @@ class Curves:
     seeds: tuple[int, ...]
     test_accuracy: np.ndarray
     total_seconds: np.ndarray
-    diverged: tuple[Divergence, ...]
+    diverged: tuple[Divergence, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the shapes do not agree."""
+        runs, accuracy = len(self.seeds), np.shape(self.test_accuracy)
+        if len(accuracy) != 2 or accuracy[0] != runs or np.shape(self.total_seconds) != (runs,):
+            raise ValueError(
+                f"{self.variant}: expected test_accuracy [{runs}, epochs] and total_seconds"
+                f" [{runs}] for {runs} seeds, got {accuracy} and {np.shape(self.total_seconds)}"
+            )
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Whether a run has a finite accuracy in every epoch, bool ``[seeds]``."""
+        return np.all(np.isfinite(self.test_accuracy), axis=1)
 
 
-def curves_of(rows: Sequence[Row], epochs: int) -> list[Curves]:
+def curves_of(rows: Sequence[Row], epochs: int) -> list[Curve]:
     """Gather the rows of each variant's finished runs, in the order of `VARIANTS`.
 
     Args:
@@ -65,17 +81,22 @@ def curves_of(rows: Sequence[Row], epochs: int) -> list[Curves]:
     for variant in VARIANTS:
         finished = {s: r for s, r in runs.get(variant, {}).items() if len(r) == epochs}
         if finished:
-            curves.append(_curves(variant, finished))
+            curves.append(_curve(variant, finished))
     return curves
 
 
-def _curves(variant: str, runs: dict[int, list[Row]]) -> Curves:
-    return Curves(
+def _curve(variant: str, runs: dict[int, list[Row]]) -> Curve:
+    accuracy = np.array([[row.test_accuracy for row in run] for run in runs.values()])
+    diverged = [divergence(run) for run in runs.values()]
+    for run, found in enumerate(diverged):
+        if found is not None:  # from here on it guesses
+            accuracy[run, found.epoch - 1 :] = np.nan
+    return Curve(
         variant=variant,
         seeds=tuple(runs),
-        test_accuracy=np.array([[row.test_accuracy for row in run] for run in runs.values()]),
+        test_accuracy=accuracy,
         total_seconds=np.array([sum(row.seconds for row in run) for run in runs.values()]),
-        diverged=tuple(d for run in runs.values() if (d := divergence(run)) is not None),
+        diverged=tuple(found for found in diverged if found is not None),
     )
 
 
@@ -87,17 +108,18 @@ def divergence(run: Sequence[Row]) -> Divergence | None:
     return None
 
 
-def summarize(curves: Sequence[Curves]) -> dict:
-    """Return the content of summary.json: means with 95% intervals over a variant's runs.
+def summarize(curves: Sequence[Curve]) -> dict:
+    """Return the content of summary.json: means with 95% t intervals over a variant's runs.
 
-    A diverged run counts with the accuracy that it had; ``diverged`` names it.
+    A diverged run has no accuracy from the epoch on in which it diverged. ``diverged`` names it,
+    and ``n`` of each interval says how many runs it comes from; without any the value is None.
     """
     return {
         "variants": {
             c.variant: {
-                "total_seconds": t_interval(c.total_seconds)._asdict(),
-                "last_accuracy": t_interval(c.test_accuracy[:, -1])._asdict(),
-                "first_epoch_accuracy": t_interval(c.test_accuracy[:, 0])._asdict(),
+                "total_seconds": _finite_interval(c.total_seconds),
+                "last_accuracy": _finite_interval(c.test_accuracy[:, -1]),
+                "first_epoch_accuracy": _finite_interval(c.test_accuracy[:, 0]),
                 "diverged": [{"seed": d.seed, "epoch": d.epoch} for d in c.diverged],
             }
             for c in curves
@@ -105,7 +127,12 @@ def summarize(curves: Sequence[Curves]) -> dict:
     }
 
 
-def table_of(curves: Sequence[Curves]) -> Table:
+def _finite_interval(values: np.ndarray) -> dict | None:
+    finite = values[np.isfinite(values)]
+    return t_interval(finite)._asdict() if len(finite) else None
+
+
+def table_of(curves: Sequence[Curve]) -> Table:
     """Return the closing table."""
     table = Table(title="Mean over the runs ± half of its 95% t interval", title_justify="left")
     table.add_column("variant", no_wrap=True)
@@ -115,13 +142,18 @@ def table_of(curves: Sequence[Curves]) -> Table:
         table.add_row(
             c.variant,
             str(len(c.seeds)),
-            _plus_minus(t_interval(c.total_seconds), "s"),
-            _plus_minus(t_interval(100 * c.test_accuracy[:, 0]), "%"),
-            _plus_minus(t_interval(100 * c.test_accuracy[:, -1]), "%"),
+            _plus_minus(c.total_seconds, " s"),
+            _plus_minus(100 * c.test_accuracy[:, 0], "%"),
+            _plus_minus(100 * c.test_accuracy[:, -1], "%"),
         )
     return table
 
 
-def _plus_minus(interval: Interval, unit: str) -> str:
-    mean, _, high, *_ = interval
-    return f"{mean:.2f}{unit}" if high is None else f"{mean:.2f} ± {high - mean:.2f}{unit}"
+def _plus_minus(values: np.ndarray, unit: str) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return "diverged"
+    interval = t_interval(finite)
+    if interval.high is None:
+        return f"{interval.estimate:.2f}{unit}"
+    return f"{interval.estimate:.2f} ± {interval.high - interval.estimate:.2f}{unit}"

@@ -246,7 +246,9 @@ def evaluate(model: nn.Module, data: Examples, batch_size: int = 1000) -> tuple[
     return loss / len(data.labels), right / len(data.labels)
 
 
-def runs_of(variant: str, seed: int, settings: Settings, data: Dataset) -> Iterator[Row]:
+def run_of(
+    variant: str, seed: int, settings: Settings, train: Examples, test: Examples
+) -> Iterator[Row]:
     """Train one variant from one seed; yield a row per epoch.
 
     ``seconds`` is training plus testing. All variants of a seed start from the same convolution and
@@ -254,7 +256,6 @@ def runs_of(variant: str, seed: int, settings: Settings, data: Dataset) -> Itera
     loss that becomes NaN or infinite is a row like any other.
     """
     device = settings.torch_device()
-    train, test = tensors(data)
     batches = batches_of(settings, train, seed, device)
     check = Examples(*(x[:TRAIN_ACCURACY_IMAGES] for x in train)).to(device)
     test = test.to(device)
@@ -267,8 +268,16 @@ def runs_of(variant: str, seed: int, settings: Settings, data: Dataset) -> Itera
         test_loss, test_accuracy = evaluate(model, test)
         seconds = _clock(device) - start
         _, train_accuracy = evaluate(model, check)
-        numbers = (train_loss, train_accuracy, test_loss, test_accuracy)
-        yield Row(variant, seed, epoch, *(x.item() for x in numbers), round(seconds, 6))
+        yield Row(
+            variant=variant,
+            seed=seed,
+            epoch=epoch,
+            train_loss=train_loss.item(),
+            train_accuracy=train_accuracy.item(),
+            test_loss=test_loss.item(),
+            test_accuracy=test_accuracy.item(),
+            seconds=round(seconds, 6),
+        )
 
 
 def _clock(device: torch.device) -> float:
@@ -278,10 +287,9 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def warm_up(variant: str, settings: Settings, data: Dataset) -> None:
+def warm_up(variant: str, settings: Settings, train: Examples, test: Examples) -> None:
     """Train and test a model that is thrown away: first calls are slower than those that follow."""
     device = settings.torch_device()
-    train, test = tensors(data)
     model = build(variant).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
     batches = batches_of(settings, train, seed=0, device=device)
@@ -291,7 +299,8 @@ def warm_up(variant: str, settings: Settings, data: Dataset) -> None:
 
 def use_full_precision() -> None:
     """Keep convolutions on a GPU in float32, as linear layers are; cuDNN's default is TF32."""
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    # Made at import time, which a type checker does not see.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def device_facts(device: torch.device) -> dict[str, str | int]:
@@ -329,15 +338,16 @@ def main(settings: Settings) -> None:
     )
     if data.source.notice:
         console.print(f"Note: {data.source.notice}", markup=False, highlight=False, soft_wrap=True)
+    train, test = tensors(data)
     rows: list[Row] = []
     with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
         # The first seed of every variant comes first: the report's own experiment.
         for seed, variant in itertools.product(settings.all_seeds, settings.variants):
             if seed == settings.first_seed:
                 display.now(f"{variant}: warming up")
-                warm_up(variant, settings, data)
+                warm_up(variant, settings, train, test)
             display.now(f"{variant} seed {seed}")
-            for row in runs_of(variant, seed, settings, data):
+            for row in run_of(variant, seed, settings, train, test):
                 rows.append(row)
                 folder.write_results(rows)
                 display.add([row])

@@ -76,7 +76,8 @@ def _probe(url: str) -> None:
 
     def ask() -> None:
         try:
-            with requests.head(url, timeout=PROBE_SECONDS, allow_redirects=True) as response:
+            # Longer than the wait below, which then tells a slow server from a refusing one.
+            with requests.head(url, timeout=2 * PROBE_SECONDS, allow_redirects=True) as response:
                 response.raise_for_status()
             outcome.append("")
         except Exception as error:  # no name, no route, refused, bad proxy, bad certificate, 404

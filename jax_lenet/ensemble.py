@@ -287,9 +287,9 @@ def _train_and_test(
     result = EpochResult(
         epoch=int(state.epoch[0]),
         train_loss=np.asarray(train_loss),
-        train_accuracy=np.asarray(checked.accuracy),
+        train_accuracy=checked.accuracy,
         test_loss=np.asarray(tested.loss),
-        test_accuracy=np.asarray(tested.accuracy),
+        test_accuracy=tested.accuracy,
         train_seconds=train_seconds,
         test_seconds=test_seconds,
     )

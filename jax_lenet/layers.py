@@ -42,6 +42,45 @@ def fan_in_uniform(fan_in: int) -> Initializer:
     return initializer
 
 
+class Conv(nn.Module):
+    """A square convolution with stride 1, PyTorch's initial weights, and its variables at hand.
+
+    Attributes:
+        inputs: channels in.
+        features: channels out.
+        size: of the kernel, in pixels.
+        padding: zeros added on every side.
+        precision: as `jax.lax.Precision` names it.
+
+    Variables: ``params`` kernel ``[size, size, inputs, features]`` and bias ``[features]``.
+    """
+
+    inputs: int
+    features: int
+    size: int = 5
+    padding: int = 0
+    precision: str = "highest"
+
+    def setup(self) -> None:
+        """Declare the variables."""
+        init = fan_in_uniform(self.size * self.size * self.inputs)
+        shape = (self.size, self.size, self.inputs, self.features)
+        self.kernel = self.param("kernel", init, shape, jnp.float32)
+        self.bias = self.param("bias", init, (self.features,), jnp.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolve ``x``, ``[N, height, width, inputs]``."""
+        y = jax.lax.conv_general_dilated(
+            x,
+            self.kernel,
+            window_strides=(1, 1),
+            padding=[(self.padding, self.padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=self.precision,
+        )
+        return y + self.bias
+
+
 class BatchNorm(nn.Module):
     """Batch normalization over all axes but the last, with PyTorch's statistics.
 
@@ -50,6 +89,7 @@ class BatchNorm(nn.Module):
     ``torch.nn.BatchNorm2d`` does. Evaluation: the same with the running values.
 
     Attributes:
+        channels: of the last axis.
         epsilon: added to the variance; PyTorch's 1e-5.
         momentum: the share of the old running value that is kept, as Flax counts it; its 0.9 is
             PyTorch's ``momentum=0.1``.
@@ -57,33 +97,44 @@ class BatchNorm(nn.Module):
     Variables: ``params`` scale and bias, ``batch_stats`` mean and var, each ``[channels]``.
     """
 
+    channels: int
     epsilon: float = 1e-5
     momentum: float = 0.9
 
-    @nn.compact
+    def setup(self) -> None:
+        """Declare the variables."""
+        shape = (self.channels,)
+        self.scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalize ``x`` (``[N, ..., channels]``); in training also update ``batch_stats``.
 
         Raises:
             ValueError: in training, if a channel has a single value: its variance is undefined.
         """
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        mean, var = self.mean.value, self.var.value
         if train:
-            count = x.size // channels
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
             var = jnp.square(x - mean).mean(axes)
-            if not self.is_initializing():
-                unbiased_var = var * unbiased_factor(count)
-                running_mean.value = self._average(running_mean.value, mean)
-                running_var.value = self._average(running_var.value, unbiased_var)
-        else:
-            mean, var = running_mean.value, running_var.value
-        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+            self.update(mean, var, count=x.size // self.channels)
+        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale) + self.bias
+
+    def update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        """Take a batch's mean and biased variance into the running ones.
+
+        Args:
+            mean: ``[channels]``.
+            var: biased, ``[channels]``.
+            count: how many values of a channel they come from.
+        """
+        factor = unbiased_factor(count)
+        if not self.is_initializing():
+            self.mean.value = self._average(self.mean.value, mean)
+            self.var.value = self._average(self.var.value, factor * var)
 
     def _average(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         return self.momentum * running + (1 - self.momentum) * batch

@@ -17,7 +17,8 @@ drop7   dropout (optional), on the ten logits
 sig7    log-softmax                                      10
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import jax
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.core import Tracer
 
-from jax_lenet.layers import BatchNorm, Dropout, Rate, fan_in_uniform
+from jax_lenet.layers import BatchNorm, Conv, Dropout, Rate, fan_in_uniform
 
 IMAGE_SHAPE = (28, 28, 1)
 CLASSES = 10
@@ -51,7 +52,24 @@ class LeNet5(nn.Module):
     dropout: tuple[Rate, Rate] = (0.0, 0.0)
     precision: str = "highest"
 
-    @nn.compact
+    def setup(self) -> None:
+        """Name the layers as the report does."""
+        self.c1 = Conv(1, 6, padding=2, precision=self.precision)
+        self.c3 = Conv(6, 16, precision=self.precision)
+        self.c5 = Conv(16, 120, precision=self.precision)
+        if self.batch_norm:
+            self.bn1 = BatchNorm(6)
+            self.bn3 = BatchNorm(16)
+            self.bn5 = BatchNorm(120)
+        self.f6 = self._linear(120, 84)
+        self.drop6 = Dropout(self.dropout[0])
+        self.f7 = self._linear(84, CLASSES)
+        self.drop7 = Dropout(self.dropout[1])
+
+    def _linear(self, inputs: int, features: int) -> nn.Dense:
+        init = fan_in_uniform(inputs)
+        return nn.Dense(features, precision=self.precision, kernel_init=init, bias_init=init)
+
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Return the log-probabilities of the ten classes.
 
@@ -67,41 +85,25 @@ class LeNet5(nn.Module):
             ValueError: if ``images`` has another shape or is not floating point.
         """
         check_images(images)
-        x = self._conv("c1", images, 6, padding=2)  # [N, 28, 28, 6]
-        x = self._normalize("bn1", x, train)
-        x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))  # s2: [N, 14, 14, 6]
-        x = self._conv("c3", x, 16)  # [N, 10, 10, 16]
-        x = self._normalize("bn3", x, train)
-        x = nn.max_pool(nn.relu(x), (2, 2), (2, 2))  # s4: [N, 5, 5, 16]
-        x = self._conv("c5", x, 120)  # [N, 1, 1, 120]
-        x = self._normalize("bn5", x, train)
-        x = nn.relu(x).reshape(len(x), 120)
-        x = self._linear("f6", x, 84)
-        x = Dropout(self.dropout[0], name="drop6")(x, train)
-        x = self._linear("f7", nn.relu(x), CLASSES)
-        x = Dropout(self.dropout[1], name="drop7")(x, train)
+        x = self._convolutions(images, train)  # [N, 120]
+        x = self.drop6(self.f6(x), train)  # [N, 84]
+        x = self.drop7(self.f7(nn.relu(x)), train)  # [N, 10]
         return nn.log_softmax(x)  # sig7
 
-    def _conv(self, name: str, x: jax.Array, features: int, padding: int = 0) -> jax.Array:
-        init = fan_in_uniform(5 * 5 * x.shape[-1])
-        return nn.Conv(
-            features,
-            kernel_size=(5, 5),
-            padding=padding,
-            precision=self.precision,
-            kernel_init=init,
-            bias_init=init,
-            name=name,
-        )(x)
+    def _convolutions(self, images: jax.Array, train: bool) -> jax.Array:
+        """Return what the convolution part makes of the images, ``[N, 120]``."""
+        bn1, bn3, bn5 = self._batch_norms(train)
+        x = nn.relu(bn1(self.c1(images)))  # [N, 28, 28, 6]
+        x = nn.max_pool(x, (2, 2), (2, 2))  # s2: [N, 14, 14, 6]
+        x = nn.relu(bn3(self.c3(x)))  # [N, 10, 10, 16]
+        x = nn.max_pool(x, (2, 2), (2, 2))  # s4: [N, 5, 5, 16]
+        x = nn.relu(bn5(self.c5(x)))  # [N, 1, 1, 120]
+        return x.reshape(len(x), 120)
 
-    def _linear(self, name: str, x: jax.Array, features: int) -> jax.Array:
-        init = fan_in_uniform(x.shape[-1])
-        return nn.Dense(
-            features, precision=self.precision, kernel_init=init, bias_init=init, name=name
-        )(x)
-
-    def _normalize(self, name: str, x: jax.Array, train: bool) -> jax.Array:
-        return BatchNorm(name=name)(x, train) if self.batch_norm else x
+    def _batch_norms(self, train: bool) -> list[Callable[[jax.Array], jax.Array]]:
+        if not self.batch_norm:
+            return [lambda x: x] * 3
+        return [partial(layer, train=train) for layer in (self.bn1, self.bn3, self.bn5)]
 
 
 def lenet5(

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
@@ -152,16 +153,16 @@ def find_tfds(folder: Path) -> Path | None:
 
     `folder` may be the data directory (which holds `mnist/3.0.1`), `mnist`, or the version itself.
     """
-    candidates = [
+    if (folder / "dataset_info.json").exists():
+        return folder
+    versions = [
         info.parent
-        for pattern in ("dataset_info.json", "*.*.*/dataset_info.json", "mnist/*/dataset_info.json")
+        for pattern in ("*/dataset_info.json", "mnist/*/dataset_info.json")
         for info in folder.glob(pattern)
+        # tensorflow_datasets calls a version that it is still preparing 3.0.1.incompleteABC.
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]
-    return max(candidates, key=_version, default=None)
-
-
-def _version(folder: Path) -> list[int]:
-    return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
+    return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
 
 
 def read_tfds(folder: Path, cache: Path | None) -> tuple[Digits, Files]:
@@ -245,7 +246,8 @@ def _decode(folder: Path) -> Digits:
 def _read_kept(path: Path) -> Digits | None:
     """Reads kept arrays; None where there are none, or damaged ones (the archive has CRC-32s)."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a damaged archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return check(dict(archive), TRAIN_SIZE, TEST_SIZE, str(path))
     except Exception:  # a damaged archive may raise nearly anything, and it is only a copy
         return None

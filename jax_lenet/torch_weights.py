@@ -97,12 +97,12 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return the PyTorch state_dict that holds the same weights; the inverse of `from_torch`.
 
     Args:
-        variables: of one `LeNet5`, as ``model.init``, `TrainState.variables` or `Fit.variables` give
-            them: ``params`` and, with batch norm, ``batch_stats``.
+        variables: of one `LeNet5`, as ``model.init``, `TrainState.variables` or `Fit.variables`
+            give them: ``params`` and, with batch norm, ``batch_stats``.
 
     Returns:
-        Tensors on the CPU, in the order of the layers, for ``module.load_state_dict``; they share no
-        memory with ``variables``. ``num_batches_tracked`` is 0.
+        Tensors on the CPU, in the order of the layers, for ``module.load_state_dict``; they share
+        no memory with ``variables``. ``num_batches_tracked`` is 0.
 
     Raises:
         ValueError: naming the entry, as `from_torch` does.

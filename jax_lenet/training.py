@@ -90,13 +90,18 @@ class Evaluation(NamedTuple):
 
     Attributes:
         loss: mean negative log-likelihood, float32 ``[]``.
-        accuracy: fraction right, float32 ``[]``.
+        correct: how many are right, int32 ``[]``: a count, so that the accuracy is exact.
         predictions: the most likely class of each image, uint8 ``[N]``.
     """
 
     loss: jax.Array
-    accuracy: jax.Array
+    correct: jax.Array
     predictions: jax.Array
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """The fraction right, float64, on the host."""
+        return np.asarray(self.correct) / self.predictions.shape[-1]
 
 
 class Role(IntEnum):
@@ -263,5 +268,5 @@ def evaluate(
     if full < count:
         last_loss, last_predictions = totals_of(jax.tree.map(lambda x: x[full:], data))
         loss, predictions = loss + last_loss, jnp.concatenate([predictions, last_predictions])
-    accuracy = jnp.mean(predictions == data.labels)
-    return Evaluation(loss / count, accuracy, predictions)
+    correct = jnp.sum(predictions.astype(jnp.int32) == data.labels)
+    return Evaluation(loss / count, correct, predictions)

@@ -49,9 +49,10 @@ def read(folder, content, name="file"):
     try:
         return read_idx(path)
     except DataError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
-        return None
+        text = str(error)
+    assert str(path) in text
+    assert "\n" not in text
+    return None
 
 
 def assert_same(found, expected):

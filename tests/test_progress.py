@@ -1,0 +1,59 @@
+import io
+
+from rich.console import Console
+
+from experiments.progress import Display
+from experiments.results import Row
+
+FIRST = Row("LeNet", 0, 1, 2.25, 0.5, 2.0, 0.625, 1.5)
+
+
+def display_on(terminal):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=120)
+    return Display(console, ["LeNet", "LeNet_BN_drop6"], runs=2, epochs=2), text
+
+
+def test_without_a_terminal_each_epoch_is_one_line_without_control_codes():
+    display, text = display_on(terminal=False)
+    with display:
+        display.now("LeNet seed 0")
+        display.add([FIRST])
+    header, line = text.getvalue().splitlines()
+    assert header.split() == [
+        "variant",
+        "seed",
+        "epoch",
+        "train",
+        "loss",
+        "test",
+        "accuracy",
+        "seconds",
+    ]
+    assert line.split() == ["LeNet", "0", "1", "2.2500", "62.50%", "1.50"]
+    assert len(header) == len(line)
+
+
+def test_a_terminal_shows_variant_seed_epoch_accuracy_and_time_left():
+    display, text = display_on(terminal=True)
+    with display:
+        display.now("LeNet seed 0")
+        display.add([FIRST])
+        display.add([FIRST._replace(epoch=2, test_accuracy=0.75)])
+    screen = text.getvalue()
+    for part in ("LeNet seed 0", "LeNet_BN_drop6", "2/2", "75.00%", "2/8", "left"):
+        assert part in screen
+
+
+def test_time_left_counts_every_epoch_that_is_still_to_come(monkeypatch):
+    clock = iter([0.0, 0.0, 10.0, 10.0, 12.0, 12.0, 16.0, 16.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    display, _ = display_on(terminal=False)
+    with display:
+        display.now("LeNet")  # 0 s
+        display.add([FIRST])  # 10 s for an epoch: 3 more of LeNet, 4 of the other at the mean
+        assert display.seconds_left() == 3 * 10 + 4 * 10
+        display.add([FIRST._replace(epoch=2)])  # 2 s
+        assert display.seconds_left() == 2 * 2 + 4 * 2
+        display.add([FIRST._replace(variant="LeNet_BN_drop6")])  # 4 s
+        assert display.seconds_left() == 2 * 2 + 3 * 4

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments.cli import UserError
+from experiments.results import ResultsFolder, Row, TimingRow
+
+ROW = Row(
+    "LeNet", 3, 1, np.float32(2.3), np.float32(0.1), np.float32(2.25), np.float32(0.9768), 1.5
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return ResultsFolder.create(tmp_path / "out", overwrite=False)
+
+
+def test_results_csv_has_the_contracts_columns_and_the_shortest_digits(folder):
+    folder.write_results([ROW])
+    header, line = (folder.path / "results.csv").read_text().splitlines()
+    assert header == (
+        "variant,seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy,seconds"
+    )
+    assert line == "LeNet,3,1,2.3,0.1,2.25,0.9768,1.5"
+
+
+def test_rows_are_read_back_as_written_and_nan_stays_nan(folder):
+    diverged = ROW._replace(seed=4, train_loss=np.float32("nan"), test_loss=np.float32("inf"))
+    folder.write_results([ROW, diverged])
+    first, second = folder.read_results()
+    assert np.float32(first.test_accuracy) == ROW.test_accuracy
+    assert first._replace(train_loss=0, train_accuracy=0, test_loss=0, test_accuracy=0) == (
+        "LeNet",
+        3,
+        1,
+        0,
+        0,
+        0,
+        0,
+        1.5,
+    )
+    assert np.isnan(second.train_loss)
+    assert second.test_loss == np.inf
+
+
+def test_timing_is_read_back_as_written(folder):
+    rows = [TimingRow("LeNet", 1, 0.25, 0.125)]
+    folder.write_timing(rows)
+    assert folder.read_timing() == rows
+
+
+def test_predictions_are_one_array_per_variant(folder):
+    folder.write_predictions({"LeNet": np.arange(6, dtype=np.uint8).reshape(2, 3)})
+    with np.load(folder.path / "predictions.npz", allow_pickle=False) as stored:
+        assert stored["LeNet"].dtype == np.uint8
+        np.testing.assert_array_equal(stored["LeNet"], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_no_temporary_file_is_left(folder):
+    folder.write_results([ROW])
+    folder.write_config({"a": 1})
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "results.csv"]
+
+
+def test_nan_never_reaches_a_json_file(folder):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_summary({"accuracy": float("nan")})
+    assert not (folder.path / "summary.json").exists()
+
+
+def test_a_folder_with_results_is_refused(folder):
+    folder.write_results([ROW])
+    with pytest.raises(UserError, match=r"already holds results\.csv; give --overwrite"):
+        ResultsFolder.create(folder.path, overwrite=False)
+    assert folder.read_results()
+
+
+def test_overwrite_removes_the_programs_files_and_no_others(folder):
+    folder.write_results([ROW])
+    (folder.path / "notes.txt").write_text("mine")
+    ResultsFolder.create(folder.path, overwrite=True)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"--out: cannot write to .*out"):
+        ResultsFolder.create(tmp_path / "out", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected the columns variant,seed"),
+        ("a,b\n", "expected the columns variant,seed"),
+        (
+            "variant,seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy,seconds\nLeNet,1\n",
+            "line 2 is not variant,seed",
+        ),
+        (
+            "variant,seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n"
+            "LeNet,x,1,1,1,1,1,1\n",
+            "line 2 is not variant,seed",
+        ),
+    ],
+)
+def test_a_broken_results_csv_is_named_with_its_line(folder, content, message):
+    (folder.path / "results.csv").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        folder.read_results()
+    assert "results.csv" in str(caught.value)
+
+
+def test_a_missing_or_broken_config_is_named(folder):
+    with pytest.raises(UserError, match=r"cannot read .*config\.json: No such file"):
+        folder.read_config()
+    (folder.path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: expected JSON"):
+        folder.read_config()
+    (folder.path / "config.json").write_text(json.dumps({"a": 1}))
+    assert folder.read_config() == {"a": 1}
