@@ -235,15 +235,15 @@ def train_epoch(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Examples, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
-    """Return mean loss and fraction right over all of ``data``, in evaluation mode."""
+    """Return the mean loss over all of ``data`` and how many are right, in evaluation mode."""
     model.eval()
     loss = torch.zeros((), device=data.labels.device)
-    right = torch.zeros((), device=data.labels.device)
+    right = torch.zeros((), dtype=torch.int64, device=data.labels.device)
     for images, labels in zip(*(x.split(batch_size) for x in data), strict=True):
         log_probs = model(images)
         loss += functional.nll_loss(log_probs, labels, reduction="sum")
         right += (log_probs.argmax(dim=-1) == labels).sum()
-    return loss / len(data.labels), right / len(data.labels)
+    return loss / len(data.labels), right
 
 
 def run_of(
@@ -265,17 +265,17 @@ def run_of(
     for epoch in range(1, settings.epochs + 1):
         start = _clock(device)
         train_loss = train_epoch(model, batches, optimizer)
-        test_loss, test_accuracy = evaluate(model, test)
+        test_loss, test_right = evaluate(model, test)
         seconds = _clock(device) - start
-        _, train_accuracy = evaluate(model, check)
+        _, check_right = evaluate(model, check)
         yield Row(
             variant=variant,
             seed=seed,
             epoch=epoch,
             train_loss=train_loss.item(),
-            train_accuracy=train_accuracy.item(),
+            train_accuracy=check_right.item() / len(check.labels),
             test_loss=test_loss.item(),
-            test_accuracy=test_accuracy.item(),
+            test_accuracy=test_right.item() / len(test.labels),
             seconds=round(seconds, 6),
         )
 

@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
 
@@ -85,6 +86,7 @@ class LeNet5(nn.Module):
             ValueError: if ``images`` has another shape or is not floating point.
         """
         check_images(images)
+        check_dtype(images, self.c1.kernel)
         x = self._convolutions(images, train)  # [N, 120]
         x = self.drop6(self.f6(x), train)  # [N, 84]
         x = self.drop7(self.f7(nn.relu(x)), train)  # [N, 10]
@@ -137,25 +139,23 @@ def lenet5(
         raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}")
     if not isinstance(dropout, tuple | list) or len(dropout) != 2:
         raise ValueError(f"dropout must be the two rates of drop6 and drop7, not {dropout!r}")
-    for layer, rate in zip(("drop6", "drop7"), dropout, strict=True):
-        _check_rate(layer, rate)
+    drop6, drop7 = _checked_rate("drop6", dropout[0]), _checked_rate("drop7", dropout[1])
     if precision not in ("highest", "high", "default"):
         raise ValueError(f"precision must be 'highest', 'high' or 'default', not {precision!r}")
-    return LeNet5(batch_norm=batch_norm, dropout=(dropout[0], dropout[1]), precision=precision)
+    return LeNet5(batch_norm=batch_norm, dropout=(drop6, drop7), precision=precision)
 
 
-def _check_rate(layer: str, rate: Rate) -> None:
+def _checked_rate(layer: str, rate: Rate) -> Rate:
+    """Return a traced rate as it is, and any other as a Python float, so that models hash."""
     expected = f"the rate of {layer} must be a number in [0, 1)"
-    if isinstance(rate, Tracer):  # it has no value to check
+    if isinstance(rate, Tracer):
         if rate.ndim or not jnp.issubdtype(rate.dtype, jnp.floating):
             raise ValueError(f"{expected}, not a traced {rate.dtype} array of shape {rate.shape}")
-        return
-    try:
-        valid = not isinstance(rate, bool) and 0 <= float(rate) < 1
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
+        return rate
+    number = np.asarray(rate)
+    if number.ndim or number.dtype.kind not in "iuf" or not 0 <= number < 1:
         raise ValueError(f"{expected}, not {rate!r}")
+    return float(number)
 
 
 def check_images(images: jax.Array) -> None:
@@ -168,6 +168,13 @@ def check_images(images: jax.Array) -> None:
         raise ValueError(
             f"images must be floating point, not {dtype}; jax_lenet.normalize makes them from uint8"
         )
+
+
+def check_dtype(images: jax.Array, params: jax.Array) -> None:
+    """Raise ValueError unless the images have the parameters' dtype: nothing is cast silently."""
+    dtype = jnp.result_type(images)  # of a NumPy array: what JAX makes of it
+    if dtype != params.dtype:
+        raise ValueError(f"images must be {params.dtype}, as the parameters are, not {dtype}")
 
 
 #: The report's four models under its own names, and the two of its second figure (drop6 alone).

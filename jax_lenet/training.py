@@ -132,7 +132,7 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
     >>> sum(leaf.size for leaf in jax.tree.leaves(state.params))
     61990
     """
-    images = jnp.zeros((1, *IMAGE_SHAPE))
+    images = jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
     variables = model.init(jax.random.key(seed), images, train=False)
     params = variables["params"]
     return TrainState(

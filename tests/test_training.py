@@ -1,0 +1,438 @@
+"""Training: what counts, in which order, from which keys, alone and beside other runs."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from jax_lenet import (
+    VARIANTS,
+    Examples,
+    Hyperparameters,
+    compile_programs,
+    epoch,
+    evaluate,
+    fit,
+    init,
+    lenet5,
+    normalize,
+    step,
+)
+from jax_lenet.ensemble import evaluate_runs, init_runs, train_check, train_runs
+from jax_lenet.training import Role, epoch_order, run_key
+from tests.torch_reference import digits, noise, perturbed, sample
+
+BATCH_SIZE = 32
+TRAIN = digits(108)  # three full batches and 12 images
+TEST = Examples(normalize(sample().test_images[:50]), sample().test_labels[:50])
+MODEL = VARIANTS["LeNet_BN_Dropout"]
+
+# Two programs that do the same sums in another order, over some ten steps.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@cache
+def programs(runs):
+    """Compile once for all tests: several runs with traced dropout rates, one with the model's."""
+    return compile_programs(
+        MODEL,
+        TRAIN,
+        TEST,
+        runs=runs,
+        batch_size=BATCH_SIZE,
+        traced_dropout=runs > 1,
+        warm_up=False,
+    )
+
+
+def train(seeds, **settings):
+    """`fit` on the digits for two epochs, without compiling anew."""
+    arguments = {"epochs": 2, "batch_size": BATCH_SIZE, "learning_rate": 0.1}
+    if len(seeds) > 1:
+        arguments["dropout"] = MODEL.dropout
+    compiled = programs(len(seeds))
+    return fit(MODEL, TRAIN, TEST, seeds=seeds, programs=compiled, **(arguments | settings))
+
+
+def assert_same_bits(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def losses(result):
+    return np.stack([epoch.train_loss for epoch in result.history], axis=1)
+
+
+# The epoch
+
+
+@pytest.mark.parametrize("count", [1, 10, 4000])
+def test_an_epochs_order_holds_every_example_once(count):
+    for seed in range(3):
+        for number in range(3):
+            order = np.asarray(epoch_order(seed, number, count))
+            np.testing.assert_array_equal(np.sort(order), np.arange(count))
+
+
+def test_every_epoch_and_every_seed_has_its_own_order():
+    orders = np.stack([epoch_order(s, e, 1000) for s in range(3) for e in range(3)])
+    # Two independent orders agree in one place on average.
+    agree = (orders[:, None] == orders).sum(-1)
+    assert (agree[~np.eye(9, dtype=bool)] < 10).all()
+
+
+def test_every_training_image_weighs_the_same_in_the_epochs_loss():
+    # Without learning, the epoch's loss is the mean over the images. Changing one image's label
+    # must change it by that image's share, whichever batch the image is in.
+    count, batch_size, model = 12, 5, VARIANTS["LeNet"]
+    data, variables = noise(count), perturbed("LeNet")
+    state = init(model, 0)._replace(params=variables["params"])
+    log_probs = np.asarray(model.apply(variables, data.images), np.float64)
+    rows = np.arange(count)
+    other_labels = (data.labels + 1) % 10
+    changed = np.where(np.eye(count, dtype=bool), other_labels, data.labels)
+
+    @jax.jit
+    def epoch_loss(labels):
+        examples = Examples(jnp.asarray(data.images), labels)
+        return epoch(model, Hyperparameters(0.0), state, examples, 0, batch_size)[1]
+
+    expected = [-log_probs[rows, labels].mean() for labels in changed]
+    shares = np.abs(log_probs[rows, other_labels] - log_probs[rows, data.labels]) / count
+    assert shares.min() > 1e-5  # so that the tolerance can tell
+    # The mean of 12 numbers near 2.3, in float32.
+    found = [epoch_loss(labels) for labels in changed]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_an_epoch_is_its_steps_one_after_the_other():
+    model, data, seed, batch_size = MODEL, digits(40), 3, 16
+    hyperparameters = Hyperparameters(jnp.float32(0.1))
+    one_step = jax.jit(partial(step, model))
+    one_epoch = jax.jit(partial(epoch, model, batch_size=batch_size))
+    state = init(model, seed)._replace(epoch=jnp.asarray(5))  # any epoch but the first
+    expected, total = state, 0.0
+    order = np.asarray(epoch_order(seed, 5, 40))
+    key = jax.random.fold_in(run_key(seed, Role.DROPOUT), 5)
+    for number, indices in enumerate([order[:16], order[16:32], order[32:]]):
+        batch = Examples(data.images[indices], data.labels[indices])
+        step_key = jax.random.fold_in(key, number)
+        expected, loss = one_step(hyperparameters, expected, batch, step_key)
+        total += float(loss) * len(indices)
+    found, mean_loss = one_epoch(
+        hyperparameters, state, Examples(*map(jnp.asarray, data)), jnp.uint32(seed)
+    )
+    assert found.epoch == 6
+    assert mean_loss == pytest.approx(total / 40, rel=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, **ROUNDING), found[:2], expected[:2])
+
+
+def test_dropout_draws_anew_at_every_step_epoch_and_seed():
+    # Without learning and with all images alike, only the masks make losses differ.
+    model = VARIANTS["LeNet_noBN_Dropout"]
+    state = init(model, 0)
+    image = digits(1)
+
+    @partial(jax.jit, static_argnames="steps")
+    def loss(number, seed, steps=1):
+        data = Examples(*(jnp.repeat(jnp.asarray(x), 8 * steps, axis=0) for x in image))
+        before = state._replace(epoch=number)
+        return epoch(model, Hyperparameters(0.0), before, data, seed, 8)[1]
+
+    first = loss(0, 0)
+    assert first == loss(0, 0)
+    others = [loss(1, 0), loss(0, 1)]
+    for number in (0, 1):
+        # The mean of two steps; were their masks the same it would be the first one's loss.
+        others.append(2 * loss(number, 0, steps=2) - loss(number, 0))
+    values = [float(value) for value in (first, *others)]
+    assert np.diff(np.sort(values)).min() > 1e-4
+
+
+# Evaluation
+
+
+def test_every_test_image_counts_once_in_the_accuracy():
+    count, batch_size, model = 25, 10, VARIANTS["LeNet"]
+    images, variables = noise(count).images, perturbed("LeNet")
+    right = np.asarray(model.apply(variables, images).argmax(-1), np.int32)
+
+    @jax.jit
+    @jax.vmap
+    def correct(labels):
+        return evaluate(model, variables, Examples(jnp.asarray(images), labels), batch_size).correct
+
+    only_one = np.where(np.eye(count, dtype=bool), right, (right + 1) % 10)
+    assert_same_bits(correct(only_one), np.ones(count, np.int32))
+    assert_same_bits(correct(np.stack([right, (right + 1) % 10])), np.array([count, 0], np.int32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 25, 1000])
+def test_evaluation_is_the_same_for_any_batch_size(batch_size):
+    model, variables, data = MODEL, perturbed("LeNet_BN_Dropout"), digits(25)
+    found = jax.jit(partial(evaluate, model, batch_size=batch_size))(variables, data)
+    log_probs = np.asarray(model.apply(variables, data.images), np.float64)
+    expected = log_probs.argmax(-1)
+    assert_same_bits(found.predictions, expected.astype(np.uint8))
+    assert found.correct == (expected == data.labels).sum()
+    assert found.accuracy == (expected == data.labels).mean()
+    assert found.loss == pytest.approx(-log_probs[range(25), data.labels].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("absurd", [np.nan, np.inf, 1e30])
+def test_an_absurd_image_changes_no_other_images_prediction(absurd):
+    variables, data = perturbed("LeNet_BN_Dropout"), digits(25)
+    images = data.images.copy()
+    images[[3, 24]] = absurd
+    ordinary = np.setdiff1d(np.arange(25), [3, 24])
+    run = jax.jit(partial(evaluate, MODEL, batch_size=10))
+    found = run(variables, Examples(images, data.labels)).predictions
+    assert_same_bits(found[ordinary], run(variables, data).predictions[ordinary])
+
+
+# Runs
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_ran_before():
+    first = train([7])
+    train([8])
+    np.random.default_rng().random()
+    again = train([7])
+    assert_same_bits(again.state, first.state)
+    assert_same_bits(losses(again), losses(first))
+    assert_same_bits(again.predictions, first.predictions)
+
+
+def test_other_seeds_give_other_results():
+    result = train([0, 1, 2])
+    assert len(np.unique(losses(result))) == 6
+    for leaf in jax.tree.leaves(result.state.params):
+        assert len(np.unique(leaf[:, ..., 0].reshape(3, -1)[:, 0])) == 3
+
+
+def test_runs_beside_others_equal_runs_alone_to_rounding():
+    together = train([0, 1, 2])
+    for run, seed in enumerate(together.seeds):
+        alone = train([seed])
+        jax.tree.map(
+            partial(np.testing.assert_allclose, **ROUNDING),
+            together.variables(run),
+            alone.variables(),
+        )
+        np.testing.assert_allclose(losses(together)[run], losses(alone)[0], rtol=1e-4)
+
+
+def test_a_group_of_one_width_gives_a_run_the_same_bits_in_any_company_and_order():
+    expected = train([0, 1, 2])
+    for seeds in ([2, 0, 1], [9, 8, 2]):
+        found = train(seeds)
+        assert_same_bits(found.variables(seeds.index(2)), expected.variables(2))
+        assert_same_bits(losses(found)[seeds.index(2)], losses(expected)[2])
+
+
+def test_a_run_that_diverges_is_reported_and_disturbs_no_other():
+    result = train([0, 1, 2], learning_rate=[0.1, 1e6, 0.1])
+    assert result.diverged.tolist() == [False, True, False]
+    assert not np.isfinite(losses(result)[1]).all()
+    expected = train([0, 1, 2])
+    assert not expected.diverged.any()
+    for run in (0, 2):
+        assert_same_bits(result.variables(run), expected.variables(run))
+        assert_same_bits(losses(result)[run], losses(expected)[run])
+
+
+def test_every_run_may_have_its_own_learning_rate():
+    mixed = train([0, 1, 2], learning_rate=[0.01, 0.1, 0.3])
+    for run, learning_rate in enumerate([0.01, 0.1, 0.3]):
+        same = train([0, 1, 2], learning_rate=learning_rate)
+        assert_same_bits(mixed.variables(run), same.variables(run))
+
+
+def test_every_run_may_have_its_own_dropout_rates():
+    mixed = train([0, 1, 2], dropout=([0.0, 0.5, 0.2], [0.0, 0.5, 0.0]))
+    for run, rates in enumerate([(0.0, 0.0), (0.5, 0.5), (0.2, 0.0)]):
+        same = train([0, 1, 2], dropout=rates)
+        assert_same_bits(mixed.variables(run), same.variables(run))
+        other = train([0, 1, 2], dropout=(0.3, 0.3))
+        assert not np.allclose(losses(other)[run], losses(same)[run], rtol=1e-3)
+
+
+def test_a_run_goes_on_from_a_saved_state_to_the_same_bits():
+    whole = train([4], epochs=3)
+    saved = jax.tree.map(np.asarray, train([4], epochs=1).state)
+    state, seeds = jax.tree.map(jnp.asarray, saved), jnp.array([4], jnp.uint32)
+    hyperparameters = Hyperparameters(jnp.full(1, 0.1, jnp.float32))
+    for _ in range(2):
+        state, _ = programs(1).epoch(hyperparameters, state, as_jax(TRAIN), seeds)
+    assert_same_bits(state, whole.state)
+
+
+def as_jax(examples):
+    return Examples(jnp.asarray(examples.images), jnp.asarray(examples.labels))
+
+
+def test_fit_reports_every_epoch_as_it_ends_and_what_the_model_then_does():
+    seen = []
+    result = train([0, 1, 2], on_epoch=seen.append)
+    assert [epoch.epoch for epoch in seen] == [1, 2]
+    assert tuple(seen) == result.history
+    assert result.seeds == (0, 1, 2)
+    assert result.test_accuracy.shape == (3, 2)
+    for run in range(3):
+        variables = result.variables(run)
+        for data, loss, accuracy in (
+            (TEST, seen[-1].test_loss, seen[-1].test_accuracy),
+            (TRAIN, None, seen[-1].train_accuracy),
+        ):
+            log_probs = np.asarray(MODEL.apply(variables, data.images), np.float64)
+            assert accuracy[run] == (log_probs.argmax(-1) == data.labels).mean()
+            if loss is not None:
+                rows = range(len(data.labels))
+                assert loss[run] == pytest.approx(-log_probs[rows, data.labels].mean(), rel=1e-5)
+        assert_same_bits(result.predictions[run], log_probs_of(variables).argmax(-1))
+    assert result.predictions.dtype == np.uint8
+
+
+def log_probs_of(variables):
+    return np.asarray(MODEL.apply(variables, TEST.images))
+
+
+def test_training_accuracy_is_that_of_the_first_ten_thousand_images():
+    data = Examples(np.zeros((10_001, 28, 28, 1), np.float32), np.arange(10_001))
+    check = train_check(data)
+    assert check.images.shape == (10_000, 28, 28, 1)
+    np.testing.assert_array_equal(check.labels, np.arange(10_000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": []}, "seeds must be different whole numbers in [0, 2**32), not ()"),
+        ({"seeds": [1, 1]}, "seeds must be different whole numbers in [0, 2**32), not (1, 1)"),
+        ({"seeds": [-1]}, "seeds must be different whole numbers in [0, 2**32), not (-1,)"),
+        (
+            {"seeds": [2**32]},
+            "seeds must be different whole numbers in [0, 2**32), not (4294967296,)",
+        ),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        (
+            {"batch_size": 0},
+            "batch size must lie between 1 and the number of training images, 108, not 0",
+        ),
+        (
+            {"batch_size": 109},
+            "batch size must lie between 1 and the number of training images, 108, not 109",
+        ),
+        (
+            {"batch_size": 107},
+            "batch norm needs at least two images in a batch, and batch size 107 leaves one of 108"
+            " alone",
+        ),
+        ({"learning_rate": 0.0}, "learning rate must be a positive number, not 0.0"),
+        ({"learning_rate": np.nan}, "learning rate must be a positive number, not nan"),
+        (
+            {"learning_rate": [0.1, 0.2]},
+            "learning rate must be one number or one per run (1), not of shape [2]",
+        ),
+        ({"dropout": (0.5, 1.0)}, "the rate of drop7 must be a number in [0, 1), not [1.0]"),
+        ({"dropout": (-0.5, 0.5)}, "the rate of drop6 must be a number in [0, 1), not [-0.5]"),
+        (
+            {"dropout": ([0.1, 0.2], 0.5)},
+            "dropout must be one number or one per run (1), not of shape [2]",
+        ),
+    ],
+)
+def test_fit_says_what_is_wrong_with_a_setting(settings, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - compared as a whole below
+        fit(MODEL, TRAIN, TEST, **({"batch_size": BATCH_SIZE} | settings))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "labels", "message"),
+    [
+        (
+            "train",
+            TRAIN.images[..., 0],
+            TRAIN.labels,
+            "training images must have shape [N, 28, 28, 1] with N > 0, not [108, 28, 28]",
+        ),
+        (
+            "test",
+            TEST.images.astype(np.uint8),
+            TEST.labels,
+            "test images must be floating point, not uint8; jax_lenet.normalize makes them from"
+            " uint8",
+        ),
+        (
+            "test",
+            TEST.images,
+            TEST.labels[:-1],
+            "test labels must be whole numbers of shape [50], one per image, not int32 of shape"
+            " [49]",
+        ),
+        (
+            "train",
+            TRAIN.images,
+            TRAIN.labels.astype(np.float32),
+            "training labels must be whole numbers of shape [108], one per image, not float32 of"
+            " shape [108]",
+        ),
+        (
+            "train",
+            TRAIN.images,
+            TRAIN.labels + 1,
+            "training labels must lie in 0..9, not in 1..10",
+        ),
+    ],
+)
+def test_fit_says_what_is_wrong_with_the_examples(name, images, labels, message):
+    data = {"train": TRAIN, "test": TEST} | {name: Examples(images, labels)}
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - compared as a whole below
+        fit(MODEL, **data)
+    assert str(error.value) == message
+
+
+# Other devices
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("runs", [1, 64])
+def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_call_nothing_on_the_host(variant, runs):
+    model = VARIANTS[variant]
+    seeds = jax.ShapeDtypeStruct((runs,), np.uint32)
+    rates = jax.ShapeDtypeStruct((runs,), np.float32)
+    state = jax.eval_shape(partial(init_runs, model), seeds)
+    hyperparameters = Hyperparameters(rates, (rates, rates) if any(model.dropout) else None)
+    train_program = jax.jit(partial(train_runs, model, batch_size=128))
+    test_program = jax.jit(partial(evaluate_runs, model))
+    for program, arguments in (
+        (train_program, (hyperparameters, state, abstract(50_000), seeds)),
+        (test_program, (state.variables, abstract(10_000))),
+    ):
+        exported = export.export(program, platforms=("cuda", "tpu"))(*arguments)
+        assert exported.platforms == ("cuda", "tpu")
+        assert "callback" not in exported.mlir_module()
+
+
+def abstract(count):
+    return Examples(
+        jax.ShapeDtypeStruct((count, 28, 28, 1), np.float32),
+        jax.ShapeDtypeStruct((count,), np.int32),
+    )
+
+
+def test_a_model_with_its_own_rates_trains_as_its_named_variant():
+    same = fit(
+        lenet5(batch_norm=True, dropout=(0.5, 0.5)),
+        TRAIN,
+        TEST,
+        seeds=[0],
+        epochs=2,
+        batch_size=BATCH_SIZE,
+        learning_rate=0.1,
+        programs=programs(1),
+    )
+    assert_same_bits(same.state, train([0]).state)
