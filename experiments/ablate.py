@@ -20,7 +20,15 @@ from experiments.progress import Display
 from experiments.results import ResultsFolder, Row, TimingRow
 from experiments.settings import StudySettings
 from experiments.summary import table_of
-from jax_lenet import VARIANTS, Dataset, EpochResult, Programs, examples, fit
+from jax_lenet import (
+    VARIANTS,
+    Dataset,
+    EpochResult,
+    Programs,
+    examples,
+    fit,
+    prepare_examples,
+)
 from jax_lenet.ensemble import compile_programs, time_epoch
 from jax_lenet.models import LeNet5
 
@@ -78,12 +86,15 @@ class Study:
     """
 
     def __init__(self, settings: Settings, data: Dataset, folder: ResultsFolder, display: Display):
-        """Put the data on the device."""
+        """Put the data on the device, prepared once for all models."""
+        moments = any(VARIANTS[name].batch_norm for name in settings.variants)
         self.settings = settings
         self.folder = folder
         self.display = display
-        self.train = examples(data.train_images, data.train_labels)
-        self.test = examples(data.test_images, data.test_labels)
+        train = examples(data.train_images, data.train_labels)
+        test = examples(data.test_images, data.test_labels)
+        self.train = prepare_examples(train, moments)
+        self.test = prepare_examples(test, moments=False)
         self.rows: list[Row] = []
         self.predictions: dict[str, dict[int, np.ndarray]] = {}
         self._programs: dict[tuple[str, int], Programs] = {}

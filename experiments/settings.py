@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.cli import UserError
 from jax_lenet.data import Dataset, load
-from jax_lenet.ensemble import check_batch_size
+from jax_lenet.fitting import check_batch_size
 from jax_lenet.models import VARIANTS
 
 

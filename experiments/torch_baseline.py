@@ -4,6 +4,8 @@
 
 trains the six variants on MNIST and leaves config.json and results.csv in ``results-torch``, in the
 form that `experiments.ablate` writes; ``python -m experiments.report results-torch`` draws them.
+An epoch takes 3 to 4 seconds on two CPU cores. On all of MNIST expect a test accuracy of 65% to 80%
+after the first epoch without batch norm, of 91% to 94% with it, and of 97% to 99% after the tenth.
 
 What the report's program put together stays apart here: `LeNet5` ends in a log-softmax and the loss
 is the negative log-likelihood (cross entropy on top of a log-softmax is the same number).

@@ -6,8 +6,10 @@
  'LeNet_noBN_drop6']
 """
 
+from jax_lenet.blocked import Prepared, prepare
 from jax_lenet.data import DataError, Dataset, load, normalize
-from jax_lenet.ensemble import EpochResult, Fit, Programs, compile_programs, fit
+from jax_lenet.ensemble import Programs, compile_programs
+from jax_lenet.fitting import EpochResult, Fit, fit
 from jax_lenet.models import VARIANTS, LeNet5, lenet5
 from jax_lenet.training import (
     Evaluation,
@@ -18,6 +20,7 @@ from jax_lenet.training import (
     evaluate,
     examples,
     init,
+    prepare_examples,
     step,
 )
 
@@ -31,6 +34,7 @@ __all__ = [
     "Fit",
     "Hyperparameters",
     "LeNet5",
+    "Prepared",
     "Programs",
     "TrainState",
     "compile_programs",
@@ -42,5 +46,7 @@ __all__ = [
     "lenet5",
     "load",
     "normalize",
+    "prepare",
+    "prepare_examples",
     "step",
 ]

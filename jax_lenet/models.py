@@ -27,6 +27,7 @@ import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
 
+from jax_lenet.blocked import Prepared, features, prepare
 from jax_lenet.layers import BatchNorm, Conv, Dropout, Rate, fan_in_uniform
 
 IMAGE_SHAPE = (28, 28, 1)
@@ -44,6 +45,8 @@ class LeNet5(nn.Module):
             traced scalar is allowed.
         precision: of convolutions and products, as `jax.lax.Precision` names it. ``"highest"`` is
             float32 everywhere; on a GPU ``"default"`` allows TF32.
+        form: how the convolution part is computed. ``"plain"`` is the specification, layer by
+            layer; ``"blocked"`` is the same function as matrix products (see `blocked`).
 
     Variables: ``params`` holds c1, c3, c5, f6, f7 (kernel, bias) and bn1, bn3, bn5 (scale, bias);
     ``batch_stats`` holds bn1, bn3, bn5 (mean, var).
@@ -52,6 +55,7 @@ class LeNet5(nn.Module):
     batch_norm: bool = False
     dropout: tuple[Rate, Rate] = (0.0, 0.0)
     precision: str = "highest"
+    form: str = "blocked"
 
     def setup(self) -> None:
         """Name the layers as the report does."""
@@ -71,11 +75,12 @@ class LeNet5(nn.Module):
         init = fan_in_uniform(inputs)
         return nn.Dense(features, precision=self.precision, kernel_init=init, bias_init=init)
 
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array | Prepared, train: bool = False) -> jax.Array:
         """Return the log-probabilities of the ten classes.
 
         Args:
-            images: normalized images, float32 ``[N, 28, 28, 1]``.
+            images: normalized images, float32 ``[N, 28, 28, 1]``; in blocked form also what
+                `prepare` makes of them.
             train: whether batch norm uses (and updates) the batch's statistics and dropout drops.
                 Then call ``apply`` with ``mutable=["batch_stats"]`` and ``rngs={"dropout": key}``.
 
@@ -85,14 +90,20 @@ class LeNet5(nn.Module):
         Raises:
             ValueError: if ``images`` has another shape or is not floating point.
         """
-        check_images(images)
-        check_dtype(images, self.c1.kernel)
-        x = self._convolutions(images, train)  # [N, 120]
+        if not isinstance(images, Prepared):
+            check_images(images)
+            check_dtype(images, self.c1.kernel)
+        if self.form == "blocked":
+            x = self._blocked(images, train)  # [N, 120]
+        elif isinstance(images, Prepared):
+            raise ValueError("a model in plain form takes images as they are, not prepared ones")
+        else:
+            x = self._plain(images, train)
         x = self.drop6(self.f6(x), train)  # [N, 84]
         x = self.drop7(self.f7(nn.relu(x)), train)  # [N, 10]
         return nn.log_softmax(x)  # sig7
 
-    def _convolutions(self, images: jax.Array, train: bool) -> jax.Array:
+    def _plain(self, images: jax.Array, train: bool) -> jax.Array:
         """Return what the convolution part makes of the images, ``[N, 120]``."""
         bn1, bn3, bn5 = self._batch_norms(train)
         x = nn.relu(bn1(self.c1(images)))  # [N, 28, 28, 6]
@@ -101,6 +112,27 @@ class LeNet5(nn.Module):
         x = nn.max_pool(x, (2, 2), (2, 2))  # s4: [N, 5, 5, 16]
         x = nn.relu(bn5(self.c5(x)))  # [N, 1, 1, 120]
         return x.reshape(len(x), 120)
+
+    def _blocked(self, images: jax.Array | Prepared, train: bool) -> jax.Array:
+        """Return the same by matrix products."""
+        if not isinstance(images, Prepared):
+            images = prepare(images, moments=self.batch_norm and train)
+        convs = {"c1": self.c1, "c3": self.c3, "c5": self.c5}
+        norms = {"bn1": self.bn1, "bn3": self.bn3, "bn5": self.bn5} if self.batch_norm else {}
+        params = {name: {"kernel": c.kernel, "bias": c.bias} for name, c in convs.items()}
+        params |= {name: {"scale": n.scale, "bias": n.bias} for name, n in norms.items()}
+        x, batch_stats = features(
+            images,
+            params,
+            {name: {"mean": n.mean.value, "var": n.var.value} for name, n in norms.items()},
+            batch_norm=self.batch_norm,
+            train=train,
+            precision=self.precision,
+        )
+        if train and not self.is_initializing():
+            for name, n in norms.items():
+                n.mean.value, n.var.value = batch_stats[name]["mean"], batch_stats[name]["var"]
+        return x
 
     def _batch_norms(self, train: bool) -> list[Callable[[jax.Array], jax.Array]]:
         if not self.batch_norm:
@@ -112,6 +144,7 @@ def lenet5(
     batch_norm: bool = False,
     dropout: tuple[Rate, Rate] = (0.0, 0.0),
     precision: str = "highest",
+    form: str = "blocked",
 ) -> LeNet5:
     """Build LeNet-5, as a Flax linen module.
 
@@ -121,6 +154,7 @@ def lenet5(
             fraction dropped, in [0, 1). Each may be a scalar array, traced or not.
         precision: ``"highest"`` (float32 throughout), ``"high"`` or ``"default"``, as in
             `jax.lax.Precision`. They differ on GPU and TPU only.
+        form: ``"blocked"``, matrix products, or ``"plain"``, convolutions; the same function.
 
     Returns:
         A module; see `LeNet5` for its variables.
@@ -142,7 +176,9 @@ def lenet5(
     drop6, drop7 = _checked_rate("drop6", dropout[0]), _checked_rate("drop7", dropout[1])
     if precision not in ("highest", "high", "default"):
         raise ValueError(f"precision must be 'highest', 'high' or 'default', not {precision!r}")
-    return LeNet5(batch_norm=batch_norm, dropout=(drop6, drop7), precision=precision)
+    if form not in ("blocked", "plain"):
+        raise ValueError(f"form must be 'blocked' or 'plain', not {form!r}")
+    return LeNet5(batch_norm=batch_norm, dropout=(drop6, drop7), precision=precision, form=form)
 
 
 def _checked_rate(layer: str, rate: Rate) -> Rate:

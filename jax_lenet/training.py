@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jax_lenet.blocked import Prepared, prepare
 from jax_lenet.data import normalize
 from jax_lenet.layers import Rate
 from jax_lenet.models import CLASSES, IMAGE_SHAPE, LeNet5
@@ -32,11 +33,11 @@ class Examples(NamedTuple):
     """Images with their labels.
 
     Attributes:
-        images: normalized, float32 ``[N, 28, 28, 1]``.
+        images: normalized, float32 ``[N, 28, 28, 1]``, or `Prepared` for the blocked form.
         labels: integers 0..9, int32 ``[N]``.
     """
 
-    images: jax.Array
+    images: jax.Array | Prepared
     labels: jax.Array
 
 
@@ -48,6 +49,26 @@ def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
         labels: integers 0..9, ``[N]``.
     """
     return Examples(jnp.asarray(normalize(images)), jnp.asarray(labels, jnp.int32))
+
+
+def prepare_examples(data: Examples, moments: bool) -> Examples:
+    """Return the same examples with their images as the blocked form reads them.
+
+    Without this each step prepares its own batch. In pieces, since the intermediate arrays of a
+    whole data set would take gigabytes.
+
+    Args:
+        data: with images float32 ``[N, 28, 28, 1]``.
+        moments: whether a model with batch norm will be trained on them.
+    """
+    pieces = [
+        _prepare_piece(data.images[start : start + 1000], moments)
+        for start in range(0, len(data.images), 1000)
+    ]
+    return data._replace(images=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces))
+
+
+_prepare_piece = jax.jit(prepare, static_argnums=1)
 
 
 class Hyperparameters(NamedTuple):
@@ -225,7 +246,7 @@ def epoch(
     dropout_key = jax.random.fold_in(run_key(seed, Role.DROPOUT), state.epoch)
 
     def step_on(state: TrainState, number: Seed, indices: jax.Array):
-        batch = Examples(data.images[indices], data.labels[indices])
+        batch = jax.tree.map(lambda x: x[indices], data)
         key = jax.random.fold_in(dropout_key, number)
         return step(model, hyperparameters, state, batch, key)
 

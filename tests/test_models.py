@@ -106,6 +106,10 @@ def test_a_rate_may_be_an_array_and_the_model_still_be_hashed():
             np.zeros((2, 28, 28, 1), np.uint8),
             "images must be floating point, not uint8; jax_lenet.normalize makes them from uint8",
         ),
+        (
+            np.zeros((2, 28, 28, 1), np.float16),
+            "images must be float32, as the parameters are, not float16",
+        ),
     ],
 )
 def test_apply_says_what_is_wrong_with_the_images(images, message):

@@ -1,0 +1,249 @@
+"""`fit`: a model, data and seeds in; histories, predictions and trained weights out."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jax_lenet.blocked import Prepared
+from jax_lenet.ensemble import Programs, compile_programs, in_form, train_check
+from jax_lenet.models import CLASSES, LeNet5, check_images
+from jax_lenet.timing import timed
+from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables
+
+
+class EpochResult(NamedTuple):
+    """What one epoch of R runs gave.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss: mean loss as minimized, dropout on, float32 ``[R]``.
+        train_accuracy: fraction, in evaluation mode, of the first 10,000 training images, ``[R]``.
+        test_loss: mean loss on the test images, in evaluation mode, ``[R]``.
+        test_accuracy: fraction of the test images, ``[R]``.
+        train_seconds: wall clock of the training, of all R runs together.
+        test_seconds: wall clock of the testing, of all R runs together.
+    """
+
+    epoch: int
+    train_loss: np.ndarray
+    train_accuracy: np.ndarray
+    test_loss: np.ndarray
+    test_accuracy: np.ndarray
+    train_seconds: float
+    test_seconds: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R finished runs.
+
+    Attributes:
+        seeds: of each run.
+        history: one `EpochResult` per epoch.
+        predictions: class given to each test image at the end, uint8 ``[R, test images]``.
+        state: after the last epoch, every leaf with the run as its first axis.
+    """
+
+    seeds: tuple[int, ...]
+    history: tuple[EpochResult, ...]
+    predictions: np.ndarray
+    state: TrainState
+
+    def variables(self, run: int = 0) -> Variables:
+        """Return what ``model.apply`` takes, for one run counted from 0."""
+        return jax.tree.map(lambda leaf: leaf[run], self.state.variables)
+
+    @property
+    def test_accuracy(self) -> np.ndarray:
+        """Fraction of the test images right, ``[R, epochs]``."""
+        return np.stack([result.test_accuracy for result in self.history], axis=1)
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Whether a run's loss was ever NaN or infinite, bool ``[R]``."""
+        losses = [[result.train_loss, result.test_loss] for result in self.history]
+        return np.logical_not(np.isfinite(losses).all((0, 1)))
+
+
+def fit(
+    model: LeNet5,
+    train: Examples,
+    test: Examples,
+    *,
+    seeds: Sequence[int] = (0,),
+    epochs: int = 10,
+    batch_size: int = 128,
+    learning_rate: ArrayLike = 0.01,
+    dropout: tuple[ArrayLike, ArrayLike] | None = None,
+    programs: Programs | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+) -> Fit:
+    """Train one model from several seeds at once, testing after every epoch.
+
+    A run whose loss becomes NaN or infinite stays in the result (`Fit.diverged` tells) and does not
+    disturb the others.
+
+    Args:
+        model: built by `lenet5`, or one of `VARIANTS`.
+        train: training examples; `examples` makes them from pixels.
+        test: test examples.
+        seeds: R different whole numbers in [0, 2**32), a run each.
+        epochs: at least 1.
+        batch_size: images in a step, at most the number of training examples.
+        learning_rate: of plain SGD, a number or one per run ``[R]``.
+        dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``.
+            They are traced: other rates do not compile again.
+        programs: from `compile_programs` for this model, these sizes and R runs; None compiles.
+        on_epoch: called after each epoch.
+
+    Returns:
+        The histories, last predictions and final states.
+
+    Raises:
+        ValueError: if an argument has the wrong shape, dtype or range.
+
+    >>> from jax_lenet import VARIANTS, examples, fit, load
+    >>> data = load("mnist_sample", train_size=640)
+    >>> train = examples(data.train_images, data.train_labels)
+    >>> test = examples(data.test_images, data.test_labels)
+    >>> result = fit(VARIANTS["LeNet_BN_noDropout"], train, test, seeds=[0, 1], epochs=3)
+    >>> result.test_accuracy.shape
+    (2, 3)
+    >>> bool((result.test_accuracy[:, -1] > 0.5).all())
+    True
+    """
+    seeds, epochs = _checked_seeds(seeds), _checked_epochs(epochs)
+    train = in_form(model, _checked("training", train), train=True)
+    test = in_form(model, _checked("test", test), train=False)
+    check_batch_size(model, len(train.labels), batch_size)
+    hyperparameters = _hyperparameters(len(seeds), learning_rate, dropout)
+    if programs is None:
+        programs = compile_programs(
+            model,
+            train,
+            test,
+            runs=len(seeds),
+            batch_size=batch_size,
+            traced_dropout=dropout is not None,
+            warm_up=False,
+        )
+    seed_array = jnp.asarray(seeds, jnp.uint32)
+    state = programs.init(seed_array)
+    predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
+    history = []
+    for _ in range(epochs):
+        state, result, predictions = _train_and_test(
+            programs, hyperparameters, state, train, test, seed_array
+        )
+        history.append(result)
+        if on_epoch is not None:
+            on_epoch(result)
+    return Fit(seeds, tuple(history), predictions, state)
+
+
+def _train_and_test(
+    programs: Programs,
+    hyperparameters: Hyperparameters,
+    state: TrainState,
+    train: Examples,
+    test: Examples,
+    seeds: jax.Array,
+) -> tuple[TrainState, EpochResult, np.ndarray]:
+    """Train R runs for an epoch; return their states, the result, and the predictions."""
+    (state, train_loss), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
+    tested, test_seconds = timed(programs.evaluate_test, state.variables, test)
+    checked = programs.evaluate_train(state.variables, train_check(train))
+    result = EpochResult(
+        epoch=int(state.epoch[0]),
+        train_loss=np.asarray(train_loss),
+        train_accuracy=checked.accuracy,
+        test_loss=np.asarray(tested.loss),
+        test_accuracy=tested.accuracy,
+        train_seconds=train_seconds,
+        test_seconds=test_seconds,
+    )
+    return state, result, np.asarray(tested.predictions)
+
+
+def _checked(name: str, data: Examples) -> Examples:
+    """Return the examples on the device, or say what is wrong with them."""
+    images, labels = data
+    if not isinstance(images, Prepared):
+        try:
+            check_images(images)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    count = len(jax.tree.leaves(images)[0])
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{name} labels must be whole numbers of shape [{count}], one per image, not"
+            f" {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        raise ValueError(
+            f"{name} labels must lie in 0..{CLASSES - 1}, not in {labels.min()}..{labels.max()}"
+        )
+    return Examples(jax.tree.map(jnp.asarray, images), jnp.asarray(labels, jnp.int32))
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    try:
+        whole = tuple(operator.index(seed) for seed in seeds)
+    except TypeError:
+        whole = ()
+    if not whole or len(set(whole)) < len(whole) or min(whole) < 0 or max(whole) >= 2**32:
+        raise ValueError(f"seeds must be different whole numbers in [0, 2**32), not {seeds}")
+    return whole
+
+
+def _checked_epochs(epochs: int) -> int:
+    if not isinstance(epochs, int | np.integer) or epochs < 1:
+        raise ValueError(f"epochs must be a whole number of at least 1, not {epochs}")
+    return int(epochs)
+
+
+def check_batch_size(model: LeNet5, count: int, batch_size: int) -> None:
+    """Raise ValueError unless ``count`` training images can be cut into such batches."""
+    if not isinstance(batch_size, int | np.integer) or not 1 <= batch_size <= count:
+        raise ValueError(
+            f"batch size must be a whole number from 1 to the number of training images, {count},"
+            f" not {batch_size}"
+        )
+    if model.batch_norm and 1 in (batch_size, count % batch_size):
+        raise ValueError(
+            f"batch norm needs at least two images in a batch, and batch size {batch_size} leaves"
+            f" one of {count} alone"
+        )
+
+
+def _hyperparameters(
+    runs: int, learning_rate: ArrayLike, dropout: tuple[ArrayLike, ArrayLike] | None
+) -> Hyperparameters:
+    rates = _per_run("learning rate", learning_rate, runs)
+    if not np.all(np.isfinite(rates) & (rates > 0)):
+        raise ValueError(f"learning rate must be a positive number, not {learning_rate}")
+    if dropout is None:
+        return Hyperparameters(jnp.asarray(rates))
+    if not isinstance(dropout, tuple | list) or len(dropout) != 2:
+        raise ValueError(f"dropout must be the two rates of drop6 and drop7, not {dropout!r}")
+    drop6, drop7 = (_per_run("dropout", rate, runs) for rate in dropout)
+    for name, rate in (("drop6", drop6), ("drop7", drop7)):
+        if not np.all((rate >= 0) & (rate < 1)):
+            raise ValueError(f"the rate of {name} must be a number in [0, 1), not {rate.tolist()}")
+    return Hyperparameters(jnp.asarray(rates), (jnp.asarray(drop6), jnp.asarray(drop7)))
+
+
+def _per_run(name: str, value: ArrayLike, runs: int) -> np.ndarray:
+    array = np.asarray(value, np.float32)
+    if array.shape not in ((), (runs,)):
+        raise ValueError(
+            f"{name} must be one number or one per run ({runs}), not of shape {list(array.shape)}"
+        )
+    return np.broadcast_to(array, (runs,))
