@@ -154,7 +154,7 @@ class Study:
             for variant in self.settings.variants:
                 programs = self.programs(variant, 1)
                 self.display.now(f"{variant}: timed alone, repeat {repeat}")
-                seconds = time_epoch(programs, self.train, self.test)
+                seconds = time_epoch(self.model(variant), programs, self.train, self.test)
                 rows.append(TimingRow(variant, repeat, *(round(s, 6) for s in seconds)))
         self.folder.write_timing(rows)
 

@@ -10,7 +10,7 @@ four outputs. With windows as columns, convolution and pooling are one product a
 rows. c1's windows have 8x8 pixels and give 2x2 pooled pixels, so that seven by seven of them make
 up an image; c3's have 6x6 pixels of the 6 channels. A kernel becomes the product's matrix by
 standing at each output's place in the window, with zeros elsewhere. (Smaller windows for c1 would
-have fewer zeros, but those products run at half the rate.)
+have fewer zeros, but their kernel gradient's product runs at half the rate.)
 
 *The images come last*, ``[channels, rows, columns, N]``: cutting windows, adding up their gradients
 and taking maxima then run along contiguous memory.
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_lenet.layers import BatchNorm, unbiased_factor
+from jax_lenet.layers import EPSILON, updated_statistics
 from jax_lenet.moments import filter_statistics, image_moments, row_statistics
 
 #: layer -> name -> array, as Flax keeps them.
@@ -66,8 +66,13 @@ def prepare(images: jax.Array, moments: bool) -> Prepared:
     strips = padded.reshape(-1, 8, 4, 32).transpose(0, 1, 3, 2).reshape(-1, 8, 128)
     if not moments:
         return Prepared(strips, None)
-    windows = c1_windows(strips).transpose(1, 0, 2)
-    return Prepared(strips, image_moments(windows, C1_TAPS))
+    # Some hundred at a time: on the way to its 350 moments an image takes 7,000 numbers.
+    return Prepared(strips, lax.map(_moments, strips, batch_size=500))
+
+
+def _moments(strips: jax.Array) -> jax.Array:
+    """Return the moments, ``[350]``, of one image, ``[8, 128]``."""
+    return image_moments(c1_windows(strips[None]).swapaxes(0, 1), C1_TAPS)[0]
 
 
 def c1_windows(strips: jax.Array) -> jax.Array:
@@ -75,7 +80,7 @@ def c1_windows(strips: jax.Array) -> jax.Array:
 
     The strips are brought to the front first, as a stack of nine, of which one is too many: XLA
     works a stack of up to eight into whatever reads it. Each of the fourteen slices below would
-    then gather the batch's images anew, which takes three times as long as all the rest here.
+    then gather the batch's images anew (0.35 ms for a batch of 128 instead of 0.05).
     """
     strips = jnp.stack([strips[:, row] for row in (*range(8), 0)])[:8]  # [8, N, 128]
 
@@ -270,7 +275,8 @@ def features(
         return _features(dot, prepared, _folded(params, batch_stats)), batch_stats
     x, batch_statistics = _features_in_training(dot, prepared, params)
     return x, {
-        name: _running(batch_stats[name], *batch_statistics[name]) for name in batch_statistics
+        name: updated_statistics(batch_stats[name], *batch_statistics[name])
+        for name in batch_statistics
     }
 
 
@@ -336,19 +342,8 @@ def _features_in_training(
 
 def _affine(params: Mapping[str, jax.Array], mean: jax.Array, var: jax.Array) -> Statistics:
     """Return factor and shift with which ``x * factor + shift`` is the normalized ``x``."""
-    factor = params["scale"] * lax.rsqrt(var + BatchNorm.epsilon)
+    factor = params["scale"] * lax.rsqrt(var + EPSILON)
     return factor, params["bias"] - mean * factor
-
-
-def _running(
-    running: Mapping[str, jax.Array], mean: jax.Array, var: jax.Array, count: int
-) -> dict[str, jax.Array]:
-    """Return running statistics that have taken in a batch's, the variance as the unbiased one."""
-    keep = BatchNorm.momentum
-    return {
-        "mean": keep * running["mean"] + (1 - keep) * mean,
-        "var": keep * running["var"] + (1 - keep) * unbiased_factor(count) * var,
-    }
 
 
 def _folded(params: Layers, batch_stats: Layers) -> Layers:

@@ -28,7 +28,6 @@ class Programs:
     """The compiled functions that train and test R runs of one model, for data of given sizes.
 
     Attributes:
-        init: ``seeds -> state``.
         epoch: ``(hyperparameters, state, train, seeds) -> (state, loss [R])``; the state that goes
             in is donated.
         evaluate_train: ``(variables, examples) -> Evaluation`` on the images of `train_check`.
@@ -36,7 +35,6 @@ class Programs:
         compile_seconds: what tracing and compiling all of them took.
     """
 
-    init: Compiled
     epoch: Compiled
     evaluate_train: Compiled
     evaluate_test: Compiled
@@ -60,7 +58,6 @@ def map_runs(function: Callable, *args: Any) -> Any:
     return jax.tree.map(lambda x: x[None], result)
 
 
-@partial(jax.jit, static_argnames="model")
 def init_runs(model: LeNet5, seeds: jax.Array) -> TrainState:
     """`training.init` for each of ``seeds``, uint32 ``[R]``."""
     return map_runs(partial(training.init, model), seeds)
@@ -143,7 +140,6 @@ def compile_programs(
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
     check = train_check(train)
     state = jax.eval_shape(partial(init_runs, model), seeds)
-    init, init_seconds = compile_ahead(init_runs, model, seeds)
     epoch, epoch_seconds = compile_ahead(
         train_runs, model, hyperparameters, state, train, seeds, batch_size
     )
@@ -152,19 +148,22 @@ def compile_programs(
         evaluate_train, check_seconds = evaluate_test, 0.0
     else:
         evaluate_train, check_seconds = compile_ahead(evaluate_runs, model, state.variables, check)
-    seconds = init_seconds + epoch_seconds + test_seconds + check_seconds
-    programs = Programs(init, epoch, evaluate_train, evaluate_test, seconds)
+    seconds = epoch_seconds + test_seconds + check_seconds
+    programs = Programs(epoch, evaluate_train, evaluate_test, seconds)
     if warm_up:
-        warmed, _ = programs.epoch(hyperparameters, programs.init(seeds), train, seeds)
+        warmed, _ = programs.epoch(hyperparameters, init_runs(model, seeds), train, seeds)
         programs.evaluate_train(warmed.variables, check)
         jax.block_until_ready(programs.evaluate_test(warmed.variables, test))
     return programs
 
 
-def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:
+def time_epoch(
+    model: LeNet5, programs: Programs, train: Examples, test: Examples
+) -> tuple[float, float]:
     """Time the first epoch of one run alone, and the test after it.
 
     Args:
+        model: that the programs train.
         programs: compiled for one run, warmed up.
         train: training examples, on the device.
         test: test examples, on the device.
@@ -173,7 +172,7 @@ def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[flo
         Wall-clock seconds of training and of testing.
     """
     seeds = jnp.zeros(1, jnp.uint32)
-    state = jax.block_until_ready(programs.init(seeds))
+    state = jax.block_until_ready(init_runs(model, seeds))
     hyperparameters = Hyperparameters(jnp.full(1, 0.01))
     (state, _), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
     _, test_seconds = timed(programs.evaluate_test, state.variables, test)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jax_lenet.blocked import Prepared
-from jax_lenet.ensemble import Programs, compile_programs, in_form, train_check
+from jax_lenet.ensemble import Programs, compile_programs, in_form, init_runs, train_check
 from jax_lenet.models import CLASSES, LeNet5, check_images
 from jax_lenet.timing import timed
 from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables
@@ -134,7 +134,7 @@ def fit(
             warm_up=False,
         )
     seed_array = jnp.asarray(seeds, jnp.uint32)
-    state = programs.init(seed_array)
+    state = init_runs(model, seed_array)
     predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
     history = []
     for _ in range(epochs):

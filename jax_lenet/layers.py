@@ -8,6 +8,7 @@
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,11 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 Rate = float | jax.Array
+
+#: Added to a variance before its root is taken; PyTorch's default.
+EPSILON = 1e-5
+#: The share of an old running statistic that is kept, as Flax counts it: PyTorch's momentum is 0.1.
+MOMENTUM = 0.9
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -84,22 +90,17 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes but the last, with PyTorch's statistics.
 
-    Training: ``y = (x - mean) / sqrt(var + epsilon) * scale + bias`` with the mean and the *biased*
+    Training: ``y = (x - mean) / sqrt(var + EPSILON) * scale + bias`` with the mean and the *biased*
     variance (1/n) of the batch; the running variance takes in the *unbiased* one (1/(n-1)), as
     ``torch.nn.BatchNorm2d`` does. Evaluation: the same with the running values.
 
     Attributes:
         channels: of the last axis.
-        epsilon: added to the variance; PyTorch's 1e-5.
-        momentum: the share of the old running value that is kept, as Flax counts it; its 0.9 is
-            PyTorch's ``momentum=0.1``.
 
     Variables: ``params`` scale and bias, ``batch_stats`` mean and var, each ``[channels]``.
     """
 
     channels: int
-    epsilon: float = 1e-5
-    momentum: float = 0.9
 
     def setup(self) -> None:
         """Declare the variables."""
@@ -120,24 +121,36 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
             var = jnp.square(x - mean).mean(axes)
-            self.update(mean, var, count=x.size // self.channels)
-        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale) + self.bias
+            self.update(updated_statistics(self.statistics, mean, var, x.size // self.channels))
+        return (x - mean) * (jax.lax.rsqrt(var + EPSILON) * self.scale) + self.bias
 
-    def update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
-        """Take a batch's mean and biased variance into the running ones.
+    @property
+    def statistics(self) -> dict[str, jax.Array]:
+        """The running mean and var."""
+        return {"mean": self.mean.value, "var": self.var.value}
 
-        Args:
-            mean: ``[channels]``.
-            var: biased, ``[channels]``.
-            count: how many values of a channel they come from.
-        """
-        factor = unbiased_factor(count)
+    def update(self, statistics: Mapping[str, jax.Array]) -> None:
+        """Set the running mean and var; not while the variables are being made."""
         if not self.is_initializing():
-            self.mean.value = self._average(self.mean.value, mean)
-            self.var.value = self._average(self.var.value, factor * var)
+            self.mean.value, self.var.value = statistics["mean"], statistics["var"]
 
-    def _average(self, running: jax.Array, batch: jax.Array) -> jax.Array:
-        return self.momentum * running + (1 - self.momentum) * batch
+
+def updated_statistics(
+    running: Mapping[str, jax.Array], mean: jax.Array, var: jax.Array, count: int
+) -> dict[str, jax.Array]:
+    """Return running statistics that have taken in a batch's.
+
+    Args:
+        running: mean and var, each ``[channels]``.
+        mean: of the batch, ``[channels]``.
+        var: the batch's biased variance; the running one takes in the unbiased one.
+        count: how many values of a channel they come from.
+    """
+    unbiased_var = unbiased_factor(count) * var
+    return {
+        "mean": MOMENTUM * running["mean"] + (1 - MOMENTUM) * mean,
+        "var": MOMENTUM * running["var"] + (1 - MOMENTUM) * unbiased_var,
+    }
 
 
 def unbiased_factor(count: int) -> float:

@@ -124,14 +124,14 @@ class LeNet5(nn.Module):
         x, batch_stats = features(
             images,
             params,
-            {name: {"mean": n.mean.value, "var": n.var.value} for name, n in norms.items()},
+            {name: n.statistics for name, n in norms.items()},
             batch_norm=self.batch_norm,
             train=train,
             precision=self.precision,
         )
-        if train and not self.is_initializing():
+        if train:
             for name, n in norms.items():
-                n.mean.value, n.var.value = batch_stats[name]["mean"], batch_stats[name]["var"]
+                n.update(batch_stats[name])
         return x
 
     def _batch_norms(self, train: bool) -> list[Callable[[jax.Array], jax.Array]]:

@@ -153,15 +153,26 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
     >>> sum(leaf.size for leaf in jax.tree.leaves(state.params))
     61990
     """
-    images = jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
-    variables = model.init(jax.random.key(seed), images, train=False)
-    params = variables["params"]
+    variables = _initial_variables(jax.random.key(seed))
+    layers = [name for name in variables["params"] if model.batch_norm or "bn" not in name]
+    params = {name: variables["params"][name] for name in layers}
     return TrainState(
         params=params,
-        batch_stats=variables.get("batch_stats") or {},
+        batch_stats=variables["batch_stats"] if model.batch_norm else {},
         opt_state=optimizer(0.0).init(params),
         epoch=jnp.zeros((), jnp.int32),
     )
+
+
+@jax.jit
+def _initial_variables(key: jax.Array) -> Variables:
+    """Return the variables of the model that has all layers.
+
+    One function for all variants, so that it compiles once: drawing a few arrays of random numbers
+    takes as long to compile as half an epoch.
+    """
+    images = jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
+    return LeNet5(batch_norm=True, form="plain").init(key, images)
 
 
 def negative_log_likelihood(log_probs: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,5 +1,11 @@
 """What every test runs under; the programs' subprocesses run as a user's do, without it."""
 
+import os
+
+# PyTorch's threads wait for one another in a loop, which beside JAX's on two cores makes a second's
+# work take half a minute; these models are too small to need more than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import jax
 
 # Two CPU devices, as where the programs use both cores, and no silent change of dtype: a float32
