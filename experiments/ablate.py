@@ -16,10 +16,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli, environment, report
-from experiments.progress import Display
+from experiments.progress import Display, say_results, say_source
 from experiments.results import ResultsFolder, Row, TimingRow
 from experiments.settings import StudySettings
-from experiments.summary import table_of
 from jax_lenet import (
     VARIANTS,
     Dataset,
@@ -195,8 +194,7 @@ def main(settings: Settings) -> None:
             "versions": environment.versions(),
         }
     )
-    if data.source.notice:
-        console.print(f"Note: {data.source.notice}", markup=False, highlight=False, soft_wrap=True)
+    say_source(console, data)
     with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
         study = Study(settings, data, folder, display)
         for number, group in enumerate(
@@ -206,13 +204,7 @@ def main(settings: Settings) -> None:
             if number == len(settings.variants):  # the report's own experiment is done
                 report.remake(folder)
                 study.time_alone()
-    curves = report.remake(folder)
-    console.print(table_of(curves))
-    for found in (d for c in curves for d in c.diverged):
-        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"Results: {folder.path.resolve()}", markup=False, highlight=False, soft_wrap=True
-    )
+    say_results(console, report.remake(folder), folder)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,32 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from experiments.results import Row
+from experiments.results import ResultsFolder, Row
+from experiments.summary import Curve, table_of
+from jax_lenet.data import Dataset
 
 COLUMNS = (
     f"{'variant':<20}{'seed':>6}{'epoch':>8}{'train loss':>12}{'test accuracy':>15}{'seconds':>9}"
 )
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_source(console: Console, data: Dataset) -> None:
+    """Say so if the data are not what was asked for."""
+    if data.source.notice:
+        say(console, f"Note: {data.source.notice}")
+
+
+def say_results(console: Console, curves: Sequence[Curve], folder: ResultsFolder) -> None:
+    """Print the closing table, the runs that diverged, and where the files are."""
+    console.print(table_of(curves))
+    for divergence in (d for c in curves for d in c.diverged):
+        say(console, str(divergence))
+    say(console, f"Results: {folder.path.resolve()}")
 
 
 class Display:
@@ -62,7 +83,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line; on a terminal, above the live table."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     def now(self, text: str) -> None:
         """Say what runs now: on a terminal beside the bar, elsewhere not at all."""

@@ -23,10 +23,10 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from experiments import cli, environment
-from experiments.progress import Display
+from experiments.progress import Display, say_results, say_source
 from experiments.results import ResultsFolder, Row
 from experiments.settings import StudySettings
-from experiments.summary import curves_of, table_of
+from experiments.summary import curves_of
 from jax_lenet import VARIANTS, Dataset, normalize
 from jax_lenet.ensemble import TRAIN_ACCURACY_IMAGES
 
@@ -338,8 +338,7 @@ def main(settings: Settings) -> None:
             "versions": environment.versions(("jax-lenet", "torch", "numpy")),
         }
     )
-    if data.source.notice:
-        console.print(f"Note: {data.source.notice}", markup=False, highlight=False, soft_wrap=True)
+    say_source(console, data)
     train, test = tensors(data)
     rows: list[Row] = []
     with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
@@ -353,13 +352,7 @@ def main(settings: Settings) -> None:
                 rows.append(row)
                 folder.write_results(rows)
                 display.add([row])
-    curves = curves_of(rows, settings.epochs)
-    console.print(table_of(curves))
-    for found in (d for c in curves for d in c.diverged):
-        console.print(str(found), markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"Results: {folder.path.resolve()}", markup=False, highlight=False, soft_wrap=True
-    )
+    say_results(console, curves_of(rows, settings.epochs), folder)
 
 
 if __name__ == "__main__":

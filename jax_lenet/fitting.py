@@ -112,7 +112,8 @@ def fit(
     >>> data = load("mnist_sample", train_size=640)
     >>> train = examples(data.train_images, data.train_labels)
     >>> test = examples(data.test_images, data.test_labels)
-    >>> result = fit(VARIANTS["LeNet_BN_noDropout"], train, test, seeds=[0, 1], epochs=3)
+    >>> model = VARIANTS["LeNet_BN_noDropout"]
+    >>> result = fit(model, train, test, seeds=[0, 1], epochs=3, batch_size=32)
     >>> result.test_accuracy.shape
     (2, 3)
     >>> bool((result.test_accuracy[:, -1] > 0.5).all())

@@ -21,7 +21,7 @@ from jax_lenet import (
     normalize,
     step,
 )
-from jax_lenet.ensemble import evaluate_runs, init_runs, train_check, train_runs
+from jax_lenet.ensemble import evaluate_runs, in_form, init_runs, train_check, train_runs
 from jax_lenet.training import Role, epoch_order, run_key
 from tests.torch_reference import digits, noise, perturbed, sample
 
@@ -265,12 +265,8 @@ def test_a_run_goes_on_from_a_saved_state_to_the_same_bits():
     state, seeds = jax.tree.map(jnp.asarray, saved), jnp.array([4], jnp.uint32)
     hyperparameters = Hyperparameters(jnp.full(1, 0.1, jnp.float32))
     for _ in range(2):
-        state, _ = programs(1).epoch(hyperparameters, state, as_jax(TRAIN), seeds)
+        state, _ = programs(1).epoch(hyperparameters, state, in_form(MODEL, TRAIN, True), seeds)
     assert_same_bits(state, whole.state)
-
-
-def as_jax(examples):
-    return Examples(jnp.asarray(examples.images), jnp.asarray(examples.labels))
 
 
 def test_fit_reports_every_epoch_as_it_ends_and_what_the_model_then_does():
@@ -309,21 +305,21 @@ def test_training_accuracy_is_that_of_the_first_ten_thousand_images():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": []}, "seeds must be different whole numbers in [0, 2**32), not ()"),
-        ({"seeds": [1, 1]}, "seeds must be different whole numbers in [0, 2**32), not (1, 1)"),
-        ({"seeds": [-1]}, "seeds must be different whole numbers in [0, 2**32), not (-1,)"),
+        ({"seeds": []}, "seeds must be different whole numbers in [0, 2**32), not []"),
+        ({"seeds": [1, 1]}, "seeds must be different whole numbers in [0, 2**32), not [1, 1]"),
+        ({"seeds": [-1]}, "seeds must be different whole numbers in [0, 2**32), not [-1]"),
         (
             {"seeds": [2**32]},
-            "seeds must be different whole numbers in [0, 2**32), not (4294967296,)",
+            "seeds must be different whole numbers in [0, 2**32), not [4294967296]",
         ),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
         (
             {"batch_size": 0},
-            "batch size must lie between 1 and the number of training images, 96, not 0",
+            "batch size must be a whole number from 1 to the number of training images, 96, not 0",
         ),
         (
             {"batch_size": 97},
-            "batch size must lie between 1 and the number of training images, 96, not 97",
+            "batch size must be a whole number from 1 to the number of training images, 96, not 97",
         ),
         (
             {"batch_size": 95},
@@ -338,6 +334,10 @@ def test_training_accuracy_is_that_of_the_first_ten_thousand_images():
         ),
         ({"dropout": (0.5, 1.0)}, "the rate of drop7 must be a number in [0, 1), not [1.0]"),
         ({"dropout": (-0.5, 0.5)}, "the rate of drop6 must be a number in [0, 1), not [-0.5]"),
+        ({"dropout": 0.5}, "dropout must be the two rates of drop6 and drop7, not 0.5"),
+        ({"dropout": (0.5,)}, "dropout must be the two rates of drop6 and drop7, not (0.5,)"),
+        ({"seeds": [0.5]}, "seeds must be different whole numbers in [0, 2**32), not [0.5]"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1, not 1.5"),
         (
             {"dropout": ([0.1, 0.2], 0.5)},
             "dropout must be one number or one per run (1), not of shape [2]",

@@ -1,0 +1,45 @@
+"""The README's commands and code are what a reader will try first."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jax_lenet import VARIANTS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_first_two_shell_blocks_are_one_command_each():
+    run, test = blocks("sh")[:2]
+    assert run.count("\n") == test.count("\n") == 1
+    assert run.rstrip().endswith("python -m experiments.ablate")
+    assert test.rstrip().endswith("python -m pytest")
+    assert "[test]" in test
+
+
+def test_the_python_example_runs_as_printed(capsys):
+    (code,) = blocks("python")
+    names = {}
+    exec(code, names)
+    result = names["result"]
+    printed = np.fromstring(capsys.readouterr().out.strip("[]\n"), sep=" ")
+    np.testing.assert_allclose(printed, result.test_accuracy[:, -1])
+    # Ten epochs on the sample: far above the one in ten of a guess.
+    assert (printed > 0.8).all()
+    np.testing.assert_allclose(np.exp(names["log_probs"]).sum(1), 1, rtol=1e-5)
+
+
+def test_every_file_and_variant_that_it_names_exists():
+    layout = README[README.index("## Where to find what") : README.index("## Differences")]
+    folder = None
+    for name in re.findall(r"`([\w./]+\.py)`", layout):
+        folder = Path(name).parent if "/" in name else folder
+        assert (ROOT / folder / Path(name).name).is_file(), name
+    for name in re.findall(r"`(LeNet\w*)`", README):
+        assert name in VARIANTS
