@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from experiments import cli, environment, report
 from experiments.progress import Display, say_results, say_source
@@ -148,12 +147,14 @@ class Study:
 
     def time_alone(self) -> None:
         """Time each variant alone, in turn, so that a slow moment of the machine hits them all."""
+        if not self.settings.timing_repeats:
+            return
         rows = []
         for repeat in range(1, self.settings.timing_repeats + 1):
             for variant in self.settings.variants:
                 programs = self.programs(variant, 1)
                 self.display.now(f"{variant}: timed alone, repeat {repeat}")
-                seconds = time_epoch(self.model(variant), programs, self.train, self.test)
+                seconds = time_epoch(programs, self.train, self.test)
                 rows.append(TimingRow(variant, repeat, *(round(s, 6) for s in seconds)))
         self.folder.write_timing(rows)
 
@@ -179,7 +180,8 @@ def rows_of(group: Group, result: EpochResult) -> list[Row]:
 def main(settings: Settings) -> None:
     """Run the study."""
     settings.check()
-    console = Console()
+    console = cli.console()
+    ResultsFolder.check(settings.out, settings.overwrite)
     data = settings.load()
     folder = ResultsFolder.create(settings.out, settings.overwrite)
     folder.write_config(

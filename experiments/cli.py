@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+from rich.console import Console
 
 from jax_lenet.data import DataError
 
@@ -42,15 +43,29 @@ def run(
         name: of the module, as in ``python -m experiments.NAME``.
         arguments: the command line; None takes the process's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a screen without ± must not end a study
+            stream.reconfigure(errors="replace")
     try:
         program(parse(settings_type, name, arguments))
     except (UserError, DataError) as error:
         print(f"{name}: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(
+            f"{name}: interrupted; the epochs that were finished are in the results folder, and"
+            " --overwrite starts anew",
+            file=sys.stderr,
+        )
         return 130
     return 0
+
+
+def console() -> Console:
+    """Return the screen: a terminal where it is one, else plain text wide enough for the tables."""
+    if sys.stdout.isatty():
+        return Console()
+    return Console(force_terminal=False, no_color=True, width=120)
 
 
 def parse(

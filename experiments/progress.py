@@ -1,7 +1,7 @@
 """What the user sees while runs train: a live table on a terminal, plain lines elsewhere."""
 
-import time
 from collections.abc import Sequence
+from time import perf_counter
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -68,7 +68,7 @@ class Display:
             self._live.start()
         else:
             self.say(COLUMNS)
-        self._clock = time.perf_counter()
+        self._clock = perf_counter()
         return self
 
     def __exit__(
@@ -88,12 +88,12 @@ class Display:
     def now(self, text: str) -> None:
         """Say what runs now: on a terminal beside the bar, elsewhere not at all."""
         self._bar.update(self._task, description=text)
-        self._clock = time.perf_counter()
+        self._clock = perf_counter()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Show one finished epoch of a group of runs of one variant."""
-        elapsed = time.perf_counter() - self._clock
-        self._clock = time.perf_counter()
+        elapsed = perf_counter() - self._clock
+        self._clock = perf_counter()
         variant = rows[0].variant
         self._latest[variant] = rows[-1]
         self._seconds_per_epoch[variant] = elapsed / len(rows)

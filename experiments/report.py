@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from experiments import cli
-from experiments.results import FIGURES, ResultsFolder
+from experiments.results import CONFIG, FIGURES, ResultsFolder
 from experiments.summary import Curve, curves_of, summarize
 
 SOURCES = {
@@ -38,29 +38,37 @@ def remake(folder: ResultsFolder) -> list[Curve]:
     from experiments import figures  # matplotlib takes a second to import
 
     config = folder.read_config()
-    curves = curves_of(folder.read_results(), config["settings"]["epochs"])
+    try:
+        epochs, title, subtitle = config["settings"]["epochs"], config["title"], _subtitle(config)
+    except (KeyError, TypeError):
+        raise cli.UserError(
+            f"{folder.path / CONFIG}: expected the config.json of a study"
+        ) from None
+    curves = curves_of(folder.read_results(), epochs)
+    if not curves:
+        raise cli.UserError(f"{folder.path}: expected finished runs, found none")
     folder.write_summary(summarize(curves))
     for name in FIGURES:
         figures.draw(
             curves,
             folder.path / name,
-            title=config["title"],
-            subtitle=_subtitle(config, curves),
+            title=title,
+            subtitle=f"{subtitle} · {_seeds(curves)}",
         )
     return curves
 
 
-def _subtitle(config: dict, curves: list[Curve]) -> str:
+def _subtitle(config: dict) -> str:
     data, sizes = config["data"], config["data"]["sizes"]
-    seeds = sorted({seed for c in curves for seed in c.seeds})
-    return " · ".join(
-        [
-            f"MNIST, {SOURCES[data['kind']]}: {sizes['train']:,} training and"
-            f" {sizes['test']:,} test images",
-            f"{config['settings']['epochs']} epochs",
-            f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}",
-        ]
+    return (
+        f"MNIST, {SOURCES[data['kind']]}: {sizes['train']:,} training and {sizes['test']:,} test"
+        f" images · {config['settings']['epochs']} epochs"
     )
+
+
+def _seeds(curves: list[Curve]) -> str:
+    seeds = sorted({seed for c in curves for seed in c.seeds})
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
 
 
 def main(settings: Settings) -> None:

@@ -30,6 +30,7 @@ TIMING = "timing.csv"
 PREDICTIONS = "predictions.npz"
 SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
+FILES = (CONFIG, RESULTS, TIMING, PREDICTIONS, SUMMARY, *FIGURES)
 
 
 class Row(NamedTuple):
@@ -85,22 +86,29 @@ class ResultsFolder:
         Raises:
             UserError: if it cannot be written, or holds results and ``overwrite`` is False.
         """
-        folder = cls(path)
+        cls.check(path, overwrite)
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
+            for name in FILES if overwrite else ():
+                (path / name).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"--out: cannot write to {path}: {error.strerror}") from None
-        present = [name for name in (CONFIG, RESULTS) if (path / name).exists()]
+        return cls(path)
+
+    @staticmethod
+    def check(path: Path, overwrite: bool) -> None:
+        """Raise UserError if the folder holds results that may not be replaced.
+
+        Apart from `create`, so that a program says so before it reads the data.
+        """
+        present = [name for name in FILES if (path / name).exists()]
         if present and not overwrite:
             raise UserError(
-                f"--out: {path} already holds {' and '.join(present)}; give --overwrite to replace"
-                " the results, or name another folder"
+                f"--out: {path} already holds {', '.join(present)}; give --overwrite to replace"
+                " them, or name another folder"
             )
-        for name in (CONFIG, RESULTS, TIMING, PREDICTIONS, SUMMARY, *FIGURES):
-            (path / name).unlink(missing_ok=True)
-        return folder
 
     def write_config(self, config: dict) -> None:
         """Write config.json."""

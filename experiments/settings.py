@@ -1,9 +1,10 @@
 """The settings that the programs share: the experiment, and where it is read and written."""
 
 import difflib
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from experiments.cli import UserError
 from jax_lenet.data import Dataset, load
@@ -56,8 +57,9 @@ class StudySettings:
             "at least 0, with the last seed below 2**32",
             self.first_seed,
         )
+        rate = np.float32(self.learning_rate) if abs(self.learning_rate) < 1e38 else np.inf
         _expect(
-            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            bool(np.isfinite(rate) and rate > 0),  # as the float32 that training takes
             "learning_rate",
             "a positive number",
             self.learning_rate,

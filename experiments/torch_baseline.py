@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rich.console import Console
-
 from experiments import cli, environment
 from experiments.progress import Display, say_results, say_source
 from experiments.results import ResultsFolder, Row
@@ -324,7 +322,8 @@ def main(settings: Settings) -> None:
     settings.check()
     device = settings.torch_device()
     use_full_precision()
-    console = Console()
+    console = cli.console()
+    ResultsFolder.check(settings.out, settings.overwrite)
     data = settings.load()
     folder = ResultsFolder.create(settings.out, settings.overwrite)
     folder.write_config(

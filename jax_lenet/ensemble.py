@@ -28,6 +28,10 @@ class Programs:
     """The compiled functions that train and test R runs of one model, for data of given sizes.
 
     Attributes:
+        model: what they train.
+        runs: how many at once.
+        batch_size: images in a step.
+        traced_dropout: whether the rates are arguments, not the model's own.
         epoch: ``(hyperparameters, state, train, seeds) -> (state, loss [R])``; the state that goes
             in is donated.
         evaluate_train: ``(variables, examples) -> Evaluation`` on the images of `train_check`.
@@ -35,6 +39,10 @@ class Programs:
         compile_seconds: what tracing and compiling all of them took.
     """
 
+    model: LeNet5
+    runs: int
+    batch_size: int
+    traced_dropout: bool
     epoch: Compiled
     evaluate_train: Compiled
     evaluate_test: Compiled
@@ -104,6 +112,8 @@ def in_form(model: LeNet5, data: Examples, train: bool) -> Examples:
     Raises:
         ValueError: if they are prepared without the moments that batch norm needs.
     """
+    if not train and isinstance(data.images, Prepared):  # all tests alike: one program for all
+        return data._replace(images=data.images._replace(moments=None))
     if not isinstance(data.images, Prepared):
         moments = train and model.batch_norm
         return data if model.form == "plain" else training.prepare_examples(data, moments)
@@ -136,7 +146,7 @@ def compile_programs(
     """
     train, test = in_form(model, train, train=True), in_form(model, test, train=False)
     seeds = jnp.zeros(runs, jnp.uint32)
-    rates = jnp.zeros(runs)
+    rates = jnp.zeros(runs, jnp.float32)
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
     check = train_check(train)
     state = jax.eval_shape(partial(init_runs, model), seeds)
@@ -149,7 +159,9 @@ def compile_programs(
     else:
         evaluate_train, check_seconds = compile_ahead(evaluate_runs, model, state.variables, check)
     seconds = epoch_seconds + test_seconds + check_seconds
-    programs = Programs(epoch, evaluate_train, evaluate_test, seconds)
+    programs = Programs(
+        model, runs, batch_size, traced_dropout, epoch, evaluate_train, evaluate_test, seconds
+    )
     if warm_up:
         warmed, _ = programs.epoch(hyperparameters, init_runs(model, seeds), train, seeds)
         programs.evaluate_train(warmed.variables, check)
@@ -157,13 +169,10 @@ def compile_programs(
     return programs
 
 
-def time_epoch(
-    model: LeNet5, programs: Programs, train: Examples, test: Examples
-) -> tuple[float, float]:
+def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:
     """Time the first epoch of one run alone, and the test after it.
 
     Args:
-        model: that the programs train.
         programs: compiled for one run, warmed up.
         train: training examples, on the device.
         test: test examples, on the device.
@@ -172,8 +181,8 @@ def time_epoch(
         Wall-clock seconds of training and of testing.
     """
     seeds = jnp.zeros(1, jnp.uint32)
-    state = jax.block_until_ready(init_runs(model, seeds))
-    hyperparameters = Hyperparameters(jnp.full(1, 0.01))
+    state = jax.block_until_ready(init_runs(programs.model, seeds))
+    hyperparameters = Hyperparameters(jnp.full(1, 0.01, jnp.float32))
     (state, _), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
     _, test_seconds = timed(programs.evaluate_test, state.variables, test)
     return train_seconds, test_seconds

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jax_lenet.blocked import Prepared
 from jax_lenet.ensemble import Programs, compile_programs, in_form, init_runs, train_check
-from jax_lenet.models import CLASSES, LeNet5, check_images
+from jax_lenet.models import CLASSES, LeNet5, check_dtype, check_images
 from jax_lenet.timing import timed
 from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables
 
@@ -99,7 +99,8 @@ def fit(
         learning_rate: of plain SGD, a number or one per run ``[R]``.
         dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``.
             They are traced: other rates do not compile again.
-        programs: from `compile_programs` for this model, these sizes and R runs; None compiles.
+        programs: from `compile_programs` for this model, these sizes and R runs; None compiles, and
+            does not warm up, so that the first epoch's time is that of a first call.
         on_epoch: called after each epoch.
 
     Returns:
@@ -134,13 +135,15 @@ def fit(
             traced_dropout=dropout is not None,
             warm_up=False,
         )
+    _check_programs(programs, model, len(seeds), batch_size, dropout is not None)
+    check = train_check(train)
     seed_array = jnp.asarray(seeds, jnp.uint32)
-    state = init_runs(model, seed_array)
+    state = jax.block_until_ready(init_runs(model, seed_array))
     predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
     history = []
     for _ in range(epochs):
         state, result, predictions = _train_and_test(
-            programs, hyperparameters, state, train, test, seed_array
+            programs, hyperparameters, state, train, check, test, seed_array
         )
         history.append(result)
         if on_epoch is not None:
@@ -153,13 +156,14 @@ def _train_and_test(
     hyperparameters: Hyperparameters,
     state: TrainState,
     train: Examples,
+    check: Examples,
     test: Examples,
     seeds: jax.Array,
 ) -> tuple[TrainState, EpochResult, np.ndarray]:
     """Train R runs for an epoch; return their states, the result, and the predictions."""
     (state, train_loss), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
     tested, test_seconds = timed(programs.evaluate_test, state.variables, test)
-    checked = programs.evaluate_train(state.variables, train_check(train))
+    checked = programs.evaluate_train(state.variables, check)
     result = EpochResult(
         epoch=int(state.epoch[0]),
         train_loss=np.asarray(train_loss),
@@ -178,6 +182,7 @@ def _checked(name: str, data: Examples) -> Examples:
     if not isinstance(images, Prepared):
         try:
             check_images(images)
+            check_dtype(images, jnp.float32)
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
     count = len(jax.tree.leaves(images)[0])
@@ -192,6 +197,17 @@ def _checked(name: str, data: Examples) -> Examples:
             f"{name} labels must lie in 0..{CLASSES - 1}, not in {labels.min()}..{labels.max()}"
         )
     return Examples(jax.tree.map(jnp.asarray, images), jnp.asarray(labels, jnp.int32))
+
+
+def _check_programs(
+    programs: Programs, model: LeNet5, runs: int, batch_size: int, traced_dropout: bool
+) -> None:
+    compiled = (programs.model, programs.runs, programs.batch_size, programs.traced_dropout)
+    if compiled != (model, runs, batch_size, traced_dropout):
+        raise ValueError(
+            "programs must be compiled for the same model, number of runs, batch size and choice of"
+            f" traced dropout, {(model, runs, batch_size, traced_dropout)}, not {compiled}"
+        )
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

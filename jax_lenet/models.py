@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from jax_lenet.blocked import Prepared, features, prepare
 from jax_lenet.layers import BatchNorm, Conv, Dropout, Rate, fan_in_uniform
@@ -92,7 +93,7 @@ class LeNet5(nn.Module):
         """
         if not isinstance(images, Prepared):
             check_images(images)
-            check_dtype(images, self.c1.kernel)
+            check_dtype(images, self.c1.kernel.dtype)
         if self.form == "blocked":
             x = self._blocked(images, train)  # [N, 120]
         elif isinstance(images, Prepared):
@@ -155,6 +156,7 @@ def lenet5(
         precision: ``"highest"`` (float32 throughout), ``"high"`` or ``"default"``, as in
             `jax.lax.Precision`. They differ on GPU and TPU only.
         form: ``"blocked"``, matrix products, or ``"plain"``, convolutions; the same function.
+            Only the plain form has forward-mode derivatives (`jax.jvp`).
 
     Returns:
         A module; see `LeNet5` for its variables.
@@ -206,11 +208,11 @@ def check_images(images: jax.Array) -> None:
         )
 
 
-def check_dtype(images: jax.Array, params: jax.Array) -> None:
+def check_dtype(images: jax.Array, expected: DTypeLike) -> None:
     """Raise ValueError unless the images have the parameters' dtype: nothing is cast silently."""
-    dtype = jnp.result_type(images)  # of a NumPy array: what JAX makes of it
-    if dtype != params.dtype:
-        raise ValueError(f"images must be {params.dtype}, as the parameters are, not {dtype}")
+    dtype, expected = jnp.result_type(images), jnp.dtype(expected)  # of NumPy's: what JAX makes it
+    if dtype != expected:
+        raise ValueError(f"images must be {expected}, as the parameters are, not {dtype}")
 
 
 #: The report's four models under its own names, and the two of its second figure (drop6 alone).

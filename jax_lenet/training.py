@@ -47,7 +47,12 @@ def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
     Args:
         images: uint8 ``[N, 28, 28]``, as `load` gives them.
         labels: integers 0..9, ``[N]``.
+
+    Raises:
+        ValueError: if the images are not uint8 ``[N, 28, 28]`` or the labels not whole numbers.
     """
+    if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        raise ValueError(f"labels must be whole numbers, not {np.asarray(labels).dtype}")
     return Examples(jnp.asarray(normalize(images)), jnp.asarray(labels, jnp.int32))
 
 
@@ -180,7 +185,15 @@ def negative_log_likelihood(log_probs: jax.Array, labels: jax.Array) -> jax.Arra
 
     Written as a selection rather than an index: the gradient of an index is a scatter, which is
     slow on a CPU and not deterministic on a GPU.
+
+    Raises:
+        ValueError: if there is not one whole number per image.
     """
+    if labels.shape != log_probs.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be whole numbers of shape [{len(log_probs)}], one per image, not"
+            f" {labels.dtype} of shape {list(labels.shape)}"
+        )
     is_label = labels[:, None] == jnp.arange(CLASSES, dtype=labels.dtype)
     return -jnp.where(is_label, log_probs, 0).sum(-1)
 

@@ -1,4 +1,4 @@
-"""What every test runs under; the programs' subprocesses run as a user's do, without it."""
+"""What every test runs under."""
 
 import os
 

@@ -146,9 +146,55 @@ def test_a_diverging_study_ends_well_and_says_so_in_words(tmp_path):
         *("--out", tmp_path / "out"),
     )
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out" / "timing.csv").exists()  # --timing-repeats 0
     assert "LeNet seed 0 diverged: its loss was NaN or infinite in epoch 1" in done.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["variants"]["LeNet"]["diverged"] == [{"seed": 0, "epoch": 1}]
+
+
+def test_seeds_in_groups_are_the_seeds_and_a_short_last_group_counts(tmp_path):
+    common = ("--dataset", "mnist_sample", "--train-size", 512, "--epochs", 1)
+    common += ("--variants", "LeNet_BN_Dropout", "--seeds", 6, "--timing-repeats", 0)
+    found = {}
+    for width in (1, 3):  # of 6 seeds: the first, three, two
+        out = tmp_path / str(width)
+        done = run("experiments.ablate", *common, "--seeds-at-once", width, "--out", out)
+        assert done.returncode == 0, done.stderr
+        found[width] = rows_of(out / "results.csv")
+    assert [int(row["seed"]) for row in found[3]] == list(range(6))
+    for alone, together in zip(found[1], found[3], strict=True):
+        # Rounding, after four steps.
+        assert float(alone["train_loss"]) == pytest.approx(float(together["train_loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{}", "expected the config.json of a study"),
+        ("[]", "expected the config.json of a study"),
+        (None, "expected finished runs, found none"),
+    ],
+)
+def test_report_says_what_a_folder_lacks(finished, tmp_path, config, message):
+    (tmp_path / "config.json").write_text(config or (finished[0] / "config.json").read_text())
+    header = (finished[0] / "results.csv").read_text().splitlines()[0]
+    (tmp_path / "results.csv").write_text(f"{header}\n")
+    done = run("experiments.report", tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_screen_that_lacks_a_letter_and_a_forced_colour_end_no_study(finished, tmp_path):
+    done = run(
+        "experiments.ablate",
+        *("--dataset", "mnist_sample", "--train-size", 256, "--seeds", 1, "--epochs", 1),
+        *("--variants", "LeNet", "--timing-repeats", 0, "--out", tmp_path / "out"),
+        PYTHONIOENCODING="ascii",
+        FORCE_COLOR="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
 
 
 def test_help_names_every_setting():

@@ -47,7 +47,7 @@ def test_a_terminal_shows_variant_seed_epoch_accuracy_and_time_left():
 
 def test_time_left_counts_every_epoch_that_is_still_to_come(monkeypatch):
     clock = iter([0.0, 0.0, 10.0, 10.0, 12.0, 12.0, 16.0, 16.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("experiments.progress.perf_counter", lambda: next(clock))
     display, _ = display_on(terminal=False)
     with display:
         display.now("LeNet")  # 0 s

@@ -76,6 +76,13 @@ def test_a_folder_with_results_is_refused(folder):
     assert folder.read_results()
 
 
+def test_a_users_own_files_are_never_removed_without_being_asked(tmp_path):
+    (tmp_path / "figure1.png").write_text("mine")
+    with pytest.raises(UserError, match=r"already holds figure1\.png"):
+        ResultsFolder.create(tmp_path, overwrite=False)
+    assert (tmp_path / "figure1.png").read_text() == "mine"
+
+
 def test_overwrite_removes_the_programs_files_and_no_others(folder):
     folder.write_results([ROW])
     (folder.path / "notes.txt").write_text("mine")

@@ -19,10 +19,12 @@ from jax_lenet import (
     init,
     lenet5,
     normalize,
+    prepare,
+    prepare_examples,
     step,
 )
 from jax_lenet.ensemble import evaluate_runs, in_form, init_runs, train_check, train_runs
-from jax_lenet.training import Role, epoch_order, run_key
+from jax_lenet.training import Role, epoch_order, negative_log_likelihood, run_key
 from tests.torch_reference import digits, noise, perturbed, sample
 
 BATCH_SIZE = 32
@@ -398,7 +400,7 @@ def test_fit_says_what_is_wrong_with_the_examples(name, images, labels, message)
 # Other devices
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["LeNet", "LeNet_BN_Dropout"])
 @pytest.mark.parametrize("runs", [1, 64])
 def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_call_nothing_on_the_host(variant, runs):
     model = VARIANTS[variant]
@@ -409,19 +411,71 @@ def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_call_nothing_on_the_ho
     train_program = jax.jit(partial(train_runs, model, batch_size=128))
     test_program = jax.jit(partial(evaluate_runs, model))
     for program, arguments in (
-        (train_program, (hyperparameters, state, abstract(50_000), seeds)),
-        (test_program, (state.variables, abstract(10_000))),
+        (train_program, (hyperparameters, state, abstract(50_000, model.batch_norm), seeds)),
+        (test_program, (state.variables, abstract(10_000, moments=False))),
     ):
         exported = export.export(program, platforms=("cuda", "tpu"))(*arguments)
         assert exported.platforms == ("cuda", "tpu")
         assert "callback" not in exported.mlir_module()
 
 
-def abstract(count):
-    return Examples(
-        jax.ShapeDtypeStruct((count, 28, 28, 1), np.float32),
-        jax.ShapeDtypeStruct((count,), np.int32),
-    )
+def abstract(count, moments):
+    images = jax.ShapeDtypeStruct((count, 28, 28, 1), np.float32)
+    prepared = jax.eval_shape(partial(prepare, moments=moments), images)
+    return Examples(prepared, jax.ShapeDtypeStruct((count,), np.int32))
+
+
+# Forms, programs and precisions that do not fit
+
+
+def test_both_forms_train_to_the_same_weights_to_rounding():
+    plain = fit(MODEL.clone(form="plain"), TRAIN, TEST, epochs=1, batch_size=BATCH_SIZE)
+    blocked = fit(MODEL, TRAIN, TEST, epochs=1, batch_size=BATCH_SIZE)
+    for one, other in zip(
+        jax.tree.leaves(plain.state), jax.tree.leaves(blocked.state), strict=True
+    ):
+        np.testing.assert_allclose(one, other, **ROUNDING)
+
+
+def test_fit_trains_in_float32_under_64_bit_jax_as_well():
+    with jax.enable_x64(True):
+        result = fit(VARIANTS["LeNet"], TRAIN, TEST, epochs=1, batch_size=BATCH_SIZE)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(result.state.params)} == {"float32"}
+
+
+def test_test_examples_may_be_prepared_with_moments():
+    prepared = prepare_examples(Examples(*map(jnp.asarray, TEST)), moments=True)
+    found = fit(VARIANTS["LeNet"], TRAIN, prepared, epochs=1, batch_size=BATCH_SIZE)
+    expected = fit(VARIANTS["LeNet"], TRAIN, TEST, epochs=1, batch_size=BATCH_SIZE)
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+
+
+def test_programs_for_something_else_are_refused():
+    with pytest.raises(ValueError, match="programs must be compiled for the same model"):
+        train([0], batch_size=16)
+    with pytest.raises(ValueError, match="programs must be compiled for the same model"):
+        fit(VARIANTS["LeNet"], TRAIN, TEST, batch_size=BATCH_SIZE, programs=programs(1))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_fit_refuses_images_of_another_precision(dtype):
+    half = Examples(jnp.asarray(TRAIN.images, dtype), TRAIN.labels)
+    with pytest.raises(ValueError, match="training images must be float32"):
+        fit(MODEL, half, TEST)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((4, 1), np.int32), np.zeros(1, np.int32), np.zeros(4, np.float32)]
+)
+def test_the_loss_refuses_labels_that_are_not_one_whole_number_per_image(labels):
+    with pytest.raises(ValueError, match=r"labels must be whole numbers of shape \[4\]"):
+        negative_log_likelihood(jnp.zeros((4, 10)), jnp.asarray(labels))
+
+
+def test_a_plain_model_refuses_prepared_images():
+    prepared = prepare(jnp.zeros((2, 28, 28, 1)), moments=False)
+    with pytest.raises(ValueError, match="plain form takes images as they are"):
+        lenet5(form="plain").apply(init(MODEL, 0).variables, prepared)
 
 
 def test_a_model_with_its_own_rates_trains_as_its_named_variant():

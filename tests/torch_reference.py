@@ -18,7 +18,10 @@ from jax_lenet.models import LeNet5
 from jax_lenet.torch_weights import from_torch, to_torch
 
 #: The ways in which the library writes the model. All have to agree with PyTorch.
-FORMS = {"plain": lambda variant: VARIANTS[variant]}
+FORMS = {
+    form: lambda variant, form=form: VARIANTS[variant].clone(form=form)
+    for form in ("blocked", "plain")
+}
 
 
 def build(form: str, variant: str) -> LeNet5:
