@@ -3,6 +3,9 @@
     python -m experiments.ablate
 
 trains the six variants on MNIST and leaves results, summary and the report's charts in ``results``.
+On two cores of an AMD EPYC server that takes some ten minutes, a second an epoch. To expect: a last
+epoch near 97.6% (LeNet), 98.6% (LeNet_BN_noDropout), 97.1% (LeNet_noBN_Dropout), 98.4%
+(LeNet_BN_Dropout), 97.4% (LeNet_noBN_drop6) and 98.6% (LeNet_BN_drop6).
 """
 
 import sys

@@ -17,12 +17,12 @@ class StudySettings:
     """A study: every variant from every seed. The defaults are the report's, but for the seeds."""
 
     dataset: str = "mnist"
-    """mnist, or mnist_sample for the 5,000 digits that ship with the package."""
+    """mnist, or mnist_sample: the 5,000 digits that ship with the package."""
     data_dir: Path | None = None
     """A tensorflow_datasets directory or a folder of the four IDX files; without it the cache, a
     download or, where there is no network, the embedded sample."""
     train_size: int | None = None
-    """Train on the first so many images: 50,000 unless told otherwise (of the sample, 4,000)."""
+    """Train on the first so many images; None is 50,000 (of the sample, 4,000)."""
     epochs: int = 10
     """Epochs of each run."""
     seeds: int = 8
@@ -34,7 +34,7 @@ class StudySettings:
     learning_rate: float = 0.01
     """Of plain SGD."""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which models to train."""
+    """Which models to train, by the report's names; all six unless told otherwise."""
     out: Path = Path("results")
     """The folder that gets the results."""
     overwrite: bool = False

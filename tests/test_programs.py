@@ -154,15 +154,15 @@ def test_a_diverging_study_ends_well_and_says_so_in_words(tmp_path):
 
 def test_seeds_in_groups_are_the_seeds_and_a_short_last_group_counts(tmp_path):
     common = ("--dataset", "mnist_sample", "--train-size", 512, "--epochs", 1)
-    common += ("--variants", "LeNet_BN_Dropout", "--seeds", 6, "--timing-repeats", 0)
+    common += ("--variants", "LeNet", "--seeds", 4, "--timing-repeats", 0)
     found = {}
-    for width in (1, 3):  # of 6 seeds: the first, three, two
+    for width in (1, 2):  # of 4 seeds: the first, two, one
         out = tmp_path / str(width)
         done = run("experiments.ablate", *common, "--seeds-at-once", width, "--out", out)
         assert done.returncode == 0, done.stderr
         found[width] = rows_of(out / "results.csv")
-    assert [int(row["seed"]) for row in found[3]] == list(range(6))
-    for alone, together in zip(found[1], found[3], strict=True):
+    assert [int(row["seed"]) for row in found[2]] == list(range(4))
+    for alone, together in zip(found[1], found[2], strict=True):
         # Rounding, after four steps.
         assert float(alone["train_loss"]) == pytest.approx(float(together["train_loss"]), rel=1e-4)
 

@@ -30,8 +30,8 @@ def test_the_python_example_runs_as_printed(capsys):
     result = names["result"]
     printed = np.fromstring(capsys.readouterr().out.strip("[]\n"), sep=" ")
     np.testing.assert_allclose(printed, result.test_accuracy[:, -1])
-    # Ten epochs on the sample: far above the one in ten of a guess.
-    assert (printed > 0.8).all()
+    # Three epochs on the sample: far above the one in ten of a guess.
+    assert (printed > 0.5).all()
     np.testing.assert_allclose(np.exp(names["log_probs"]).sum(1), 1, rtol=1e-5)
 
 
