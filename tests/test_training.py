@@ -400,7 +400,7 @@ def test_fit_says_what_is_wrong_with_the_examples(name, images, labels, message)
 # Other devices
 
 
-@pytest.mark.parametrize("variant", ["LeNet", "LeNet_BN_Dropout"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("runs", [1, 64])
 def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_call_nothing_on_the_host(variant, runs):
     model = VARIANTS[variant]
