@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_lenet import split
 from jax_lenet.layers import EPSILON, updated_statistics
 from jax_lenet.moments import filter_statistics, image_moments, row_statistics
 
@@ -251,6 +252,7 @@ def features(
     batch_norm: bool,
     train: bool,
     precision: str = "highest",
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, Layers]:
     """Return what relu5 puts out, and batch norm's running statistics after it.
 
@@ -261,6 +263,7 @@ def features(
         batch_norm: whether bn1, bn3 and bn5 are there.
         train: whether batch norm uses and updates the batch's statistics.
         precision: of the products with kernels, as `jax.lax.Precision` names it.
+        axis_name: of the mesh axis that the batch is split along, if it is (see `split`).
 
     Returns:
         ``[N, 120]``, and ``batch_stats`` as they were or updated.
@@ -273,7 +276,7 @@ def features(
         return _features(dot, prepared, params), batch_stats
     if not train:
         return _features(dot, prepared, _folded(params, batch_stats)), batch_stats
-    x, batch_statistics = _features_in_training(dot, prepared, params)
+    x, batch_statistics = _features_in_training(dot, prepared, params, axis_name)
     return x, {
         name: updated_statistics(batch_stats[name], *batch_statistics[name])
         for name in batch_statistics
@@ -306,23 +309,23 @@ def _c5(dot: Callable, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _features_in_training(
-    dot: Callable, prepared: Prepared, params: Layers
+    dot: Callable, prepared: Prepared, params: Layers, axis_name: str | None
 ) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array, int]]]:
     """Return relu5's output, and of each batch norm its batch's mean, variance and count."""
     strips, moments = prepared
     if moments is None:
         raise ValueError("batch norm in training needs prepare(images, moments=True)")
-    count = len(strips)
+    count = len(strips) * split.devices_of(axis_name)
 
     kernel = params["c1"]["kernel"]
-    mean1, var1 = filter_statistics(moments, kernel)
+    mean1, var1 = filter_statistics(moments, kernel, axis_name)
     factor, shift = _affine(params["bn1"], mean1, var1)
     x = relu(max4(_c1(dot, strips, kernel * factor)) + shift[:, None, None])
 
     scale = params["bn3"]["scale"]
     sign = jnp.where(scale < 0, -1, 1).astype(scale.dtype)
     y = _c3(dot, x, params["c3"]["kernel"] * sign)
-    mean3, var3 = row_statistics(y.reshape(16, -1))
+    mean3, var3 = row_statistics(y.reshape(16, -1), axis_name)
     mean3 = mean3 * sign
     factor, shift = _affine(params["bn3"], mean3, var3)
     # With a scale of 0 all normalized values are equal, and the first is the maximum.
@@ -330,8 +333,7 @@ def _features_in_training(
     x = relu(maximum * (factor * sign)[:, None] + shift[:, None])
 
     y = _c5(dot, x, params["c5"]["kernel"])
-    mean5 = y.mean(0)
-    var5 = jnp.square(y - mean5).mean(0)
+    mean5, var5 = row_statistics(y.T, axis_name)
     factor, shift = _affine(params["bn5"], mean5, var5)
     return relu(y * factor + shift), {
         "bn1": (mean1 + params["c1"]["bias"], var1, 784 * count),

@@ -7,13 +7,14 @@ makes what `fit` runs, once for all groups of the same shape.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jax.stages import Compiled
 
-from jax_lenet import training
+from jax_lenet import split, training
 from jax_lenet.blocked import Prepared
 from jax_lenet.models import LeNet5
 from jax_lenet.timing import compile_ahead, timed
@@ -32,6 +33,7 @@ class Programs:
         runs: how many at once.
         batch_size: images in a step.
         traced_dropout: whether the rates are arguments, not the model's own.
+        mesh: of the devices over which a run's batches are split; None for one device.
         epoch: ``(hyperparameters, state, train, seeds) -> (state, loss [R])``; the state that goes
             in is donated.
         evaluate_train: ``(variables, examples) -> Evaluation`` on the images of `train_check`.
@@ -43,10 +45,37 @@ class Programs:
     runs: int
     batch_size: int
     traced_dropout: bool
+    mesh: Mesh | None
     epoch: Compiled
     evaluate_train: Compiled
     evaluate_test: Compiled
     compile_seconds: float
+
+    def place(self, train: Examples, test: Examples) -> "Placed":
+        """Return the examples where the compiled functions want them; what is there stays."""
+        return Placed(
+            split.replicated(train, self.mesh),
+            split.by_rows(train_check(train), self.mesh),
+            split.by_rows(test, self.mesh),
+        )
+
+    def init(self, seeds: jax.Array) -> TrainState:
+        """Return the states before the first epoch, for seeds uint32 ``[R]``."""
+        return split.replicated(init_runs(self.model, seeds), self.mesh)
+
+
+class Placed(NamedTuple):
+    """A study's examples on the devices.
+
+    Attributes:
+        train: to train on; of a split run, all on each device.
+        check: on which training accuracy is measured; of a split run, a share on each device.
+        test: to test on; the same.
+    """
+
+    train: Examples
+    check: Examples
+    test: Examples
 
 
 def map_runs(function: Callable, *args: Any) -> Any:
@@ -71,7 +100,7 @@ def init_runs(model: LeNet5, seeds: jax.Array) -> TrainState:
     return map_runs(partial(training.init, model), seeds)
 
 
-@partial(jax.jit, static_argnames=("model", "batch_size"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("model", "batch_size", "mesh"), donate_argnames="state")
 def train_runs(
     model: LeNet5,
     hyperparameters: Hyperparameters,
@@ -79,19 +108,48 @@ def train_runs(
     data: Examples,
     seeds: jax.Array,
     batch_size: int,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, jax.Array]:
-    """`training.epoch` for R runs on the same data; return their states and mean losses ``[R]``."""
+    """`training.epoch` for R runs on the same data; return their states and mean losses ``[R]``.
 
-    def one_run(hyperparameters: Hyperparameters, state: TrainState, seed: jax.Array):
-        return training.epoch(model, hyperparameters, state, data, seed, batch_size)
+    With a mesh each run's batches are split over its devices (see `split`).
+    """
+    if mesh is not None:
+        model = model.clone(axis_name=split.AXIS)
 
-    return map_runs(one_run, hyperparameters, state, seeds)
+    def runs(
+        hyperparameters: Hyperparameters, state: TrainState, data: Examples, seeds: jax.Array
+    ) -> tuple[TrainState, jax.Array]:
+        def one_run(hyperparameters: Hyperparameters, state: TrainState, seed: jax.Array):
+            return training.epoch(model, hyperparameters, state, data, seed, batch_size)
+
+        return map_runs(one_run, hyperparameters, state, seeds)
+
+    whole = PartitionSpec()
+    return split.on_each(runs, mesh, whole, whole)(hyperparameters, state, data, seeds)
 
 
-@partial(jax.jit, static_argnames="model")
-def evaluate_runs(model: LeNet5, variables: Variables, data: Examples) -> Evaluation:
-    """`training.evaluate` for R runs on the same data."""
-    return map_runs(lambda variables: training.evaluate(model, variables, data), variables)
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def evaluate_runs(
+    model: LeNet5, variables: Variables, data: Examples, mesh: Mesh | None = None
+) -> Evaluation:
+    """`training.evaluate` for R runs on the same data.
+
+    With a mesh each device tests its share of the examples, an equal number.
+    """
+    axis_name = None if mesh is None else split.AXIS
+
+    def runs(variables: Variables, data: Examples) -> Evaluation:
+        own: Evaluation = map_runs(
+            lambda variables: training.evaluate(model, variables, data), variables
+        )
+        loss: jax.Array = split.average(own.loss, axis_name)
+        return Evaluation(loss, split.total(own.correct, axis_name), own.predictions)
+
+    whole, rows = PartitionSpec(), PartitionSpec(split.AXIS)
+    # A tree of places in the shape of a tree of arrays.
+    by_image = Evaluation(*cast(Any, (whole, whole, PartitionSpec(None, split.AXIS))))
+    return split.on_each(runs, mesh, (whole, rows), by_image)(variables, data)
 
 
 def train_check(train: Examples) -> Examples:
@@ -130,6 +188,7 @@ def compile_programs(
     runs: int = 1,
     batch_size: int = 128,
     traced_dropout: bool = False,
+    devices: int = 1,
     warm_up: bool = True,
 ) -> Programs:
     """Compile everything that `fit` runs, so that nothing compiles while a clock is running.
@@ -141,32 +200,73 @@ def compile_programs(
         runs: how many runs train at once.
         batch_size: images in a step.
         traced_dropout: whether `fit` will be given dropout rates in place of the model's own.
+        devices: over how many a run's batches are split, where its batches can be shared evenly
+            (`split_evenly`). Two CPU devices make one run a quarter faster than one device with
+            two cores does; ``jax.config.update("jax_num_cpu_devices", 2)`` before anything else
+            gives a CPU two.
         warm_up: also run each function once (one epoch of training) on a state that is thrown away:
             a first call is slower than those that follow.
     """
     train, test = in_form(model, train, train=True), in_form(model, test, train=False)
+    check = train_check(train)
+    counts = (len(train.labels), len(check.labels), len(test.labels))
+    if not split_evenly(devices, batch_size, *counts):
+        raise ValueError(
+            f"batches of {batch_size} from {counts[0]} training images and {counts[2]} test images"
+            f" cannot be shared evenly by {devices} devices"
+        )
+    mesh = split.mesh_of(devices)
     seeds = jnp.zeros(runs, jnp.uint32)
     rates = jnp.zeros(runs, jnp.float32)
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
-    check = train_check(train)
     state = jax.eval_shape(partial(init_runs, model), seeds)
-    epoch, epoch_seconds = compile_ahead(
-        train_runs, model, hyperparameters, state, train, seeds, batch_size
-    )
-    evaluate_test, test_seconds = compile_ahead(evaluate_runs, model, state.variables, test)
+    whole = partial(split.shapes, mesh=mesh, spec=PartitionSpec())
+    rows = partial(split.shapes, mesh=mesh, spec=PartitionSpec(split.AXIS))
+    arguments = whole(hyperparameters), whole(state), whole(train), whole(seeds)
+    epoch, epoch_seconds = compile_ahead(train_runs, model, *arguments, batch_size, mesh)
+    variables = whole(state.variables)
+    evaluate_test, test_seconds = compile_ahead(evaluate_runs, model, variables, rows(test), mesh)
     if len(check.labels) == len(test.labels):
         evaluate_train, check_seconds = evaluate_test, 0.0
     else:
-        evaluate_train, check_seconds = compile_ahead(evaluate_runs, model, state.variables, check)
-    seconds = epoch_seconds + test_seconds + check_seconds
+        evaluate_train, check_seconds = compile_ahead(
+            evaluate_runs, model, variables, rows(check), mesh
+        )
     programs = Programs(
-        model, runs, batch_size, traced_dropout, epoch, evaluate_train, evaluate_test, seconds
+        model,
+        runs,
+        batch_size,
+        traced_dropout,
+        mesh,
+        epoch,
+        evaluate_train,
+        evaluate_test,
+        compile_seconds=epoch_seconds + test_seconds + check_seconds,
     )
     if warm_up:
-        warmed, _ = programs.epoch(hyperparameters, init_runs(model, seeds), train, seeds)
+        train, check, test = programs.place(train, test)
+        warmed, _ = programs.epoch(
+            *split.replicated((hyperparameters, programs.init(seeds)), mesh), train, seeds
+        )
         programs.evaluate_train(warmed.variables, check)
         jax.block_until_ready(programs.evaluate_test(warmed.variables, test))
     return programs
+
+
+def split_evenly(devices: int, batch_size: int, train: int, check: int, test: int) -> bool:
+    """Tell whether devices can share every batch, and the images of both tests, evenly.
+
+    Args:
+        devices: how many.
+        batch_size: images in a step.
+        train: number of training examples; the last batch is what is left over of them.
+        check: number of examples that training accuracy is measured on.
+        test: number of test examples.
+
+    >>> split_evenly(2, 128, 50_000, 10_000, 10_000), split_evenly(2, 128, 129, 129, 1000)
+    (True, False)
+    """
+    return all(number % devices == 0 for number in (batch_size, train % batch_size, check, test))
 
 
 def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:
@@ -174,15 +274,17 @@ def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[flo
 
     Args:
         programs: compiled for one run, warmed up.
-        train: training examples, on the device.
-        test: test examples, on the device.
+        train: training examples.
+        test: test examples.
 
     Returns:
         Wall-clock seconds of training and of testing.
     """
-    seeds = jnp.zeros(1, jnp.uint32)
-    state = jax.block_until_ready(init_runs(programs.model, seeds))
+    train, _, test = jax.block_until_ready(programs.place(train, test))
+    seeds = split.replicated(jnp.zeros(1, jnp.uint32), programs.mesh)
+    state = jax.block_until_ready(programs.init(seeds))
     hyperparameters = Hyperparameters(jnp.full(1, 0.01, jnp.float32))
+    hyperparameters = split.replicated(hyperparameters, programs.mesh)
     (state, _), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
     _, test_seconds = timed(programs.evaluate_test, state.variables, test)
     return train_seconds, test_seconds

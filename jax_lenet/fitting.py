@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jax_lenet import split
 from jax_lenet.blocked import Prepared
-from jax_lenet.ensemble import Programs, compile_programs, in_form, init_runs, train_check
+from jax_lenet.ensemble import Placed, Programs, compile_programs, in_form
 from jax_lenet.models import CLASSES, LeNet5, check_dtype, check_images
 from jax_lenet.timing import timed
 from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables
@@ -136,14 +137,16 @@ def fit(
             warm_up=False,
         )
     _check_programs(programs, model, len(seeds), batch_size, dropout is not None)
-    check = train_check(train)
-    seed_array = jnp.asarray(seeds, jnp.uint32)
-    state = jax.block_until_ready(init_runs(model, seed_array))
+    placed = programs.place(train, test)
+    seed_array, hyperparameters = split.replicated(
+        (jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.mesh
+    )
+    state = jax.block_until_ready(programs.init(seed_array))
     predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
     history = []
     for _ in range(epochs):
         state, result, predictions = _train_and_test(
-            programs, hyperparameters, state, train, check, test, seed_array
+            programs, hyperparameters, state, placed, seed_array
         )
         history.append(result)
         if on_epoch is not None:
@@ -155,15 +158,15 @@ def _train_and_test(
     programs: Programs,
     hyperparameters: Hyperparameters,
     state: TrainState,
-    train: Examples,
-    check: Examples,
-    test: Examples,
+    data: Placed,
     seeds: jax.Array,
 ) -> tuple[TrainState, EpochResult, np.ndarray]:
     """Train R runs for an epoch; return their states, the result, and the predictions."""
-    (state, train_loss), train_seconds = timed(programs.epoch, hyperparameters, state, train, seeds)
-    tested, test_seconds = timed(programs.evaluate_test, state.variables, test)
-    checked = programs.evaluate_train(state.variables, check)
+    (state, train_loss), train_seconds = timed(
+        programs.epoch, hyperparameters, state, data.train, seeds
+    )
+    tested, test_seconds = timed(programs.evaluate_test, state.variables, data.test)
+    checked = programs.evaluate_train(state.variables, data.check)
     result = EpochResult(
         epoch=int(state.epoch[0]),
         train_loss=np.asarray(train_loss),

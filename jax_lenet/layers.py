@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
+from jax_lenet import split
+
 Rate = float | jax.Array
 
 #: Added to a variance before its root is taken; PyTorch's default.
@@ -96,11 +98,13 @@ class BatchNorm(nn.Module):
 
     Attributes:
         channels: of the last axis.
+        axis_name: of the mesh axis that the batch is split along, if it is (see `split`).
 
     Variables: ``params`` scale and bias, ``batch_stats`` mean and var, each ``[channels]``.
     """
 
     channels: int
+    axis_name: str | None = None
 
     def setup(self) -> None:
         """Declare the variables."""
@@ -119,9 +123,10 @@ class BatchNorm(nn.Module):
         mean, var = self.mean.value, self.var.value
         if train:
             axes = tuple(range(x.ndim - 1))
-            mean = x.mean(axes)
-            var = jnp.square(x - mean).mean(axes)
-            self.update(updated_statistics(self.statistics, mean, var, x.size // self.channels))
+            mean = split.average(x.mean(axes), self.axis_name)
+            var = split.average(jnp.square(x - mean).mean(axes), self.axis_name)
+            count = x.size // self.channels * split.devices_of(self.axis_name)
+            self.update(updated_statistics(self.statistics, mean, var, count))
         return (x - mean) * (jax.lax.rsqrt(var + EPSILON) * self.scale) + self.bias
 
     @property
@@ -179,9 +184,12 @@ class Dropout(nn.Module):
 
     Attributes:
         rate: the fraction dropped, in [0, 1).
+        axis_name: of the mesh axis that the batch is split along, if it is (see `split`); its mask
+            is the one that the whole batch would have.
     """
 
     rate: Rate
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -189,7 +197,9 @@ class Dropout(nn.Module):
         if not train or (isinstance(self.rate, (int, float)) and self.rate == 0):
             return x
         # float32 draws whatever x is, so that the mask does not depend on the precision of the run.
-        draws = jax.random.uniform(self.make_rng("dropout"), x.shape, jnp.float32)
+        shape = (len(x) * split.devices_of(self.axis_name), *x.shape[1:])
+        draws = jax.random.uniform(self.make_rng("dropout"), shape, jnp.float32)
+        draws = split.own_share(draws, self.axis_name)
         rate = jnp.asarray(self.rate, jnp.float32)
         keep = draws >= rate
         self.sow("intermediates", "keep", keep)

@@ -48,6 +48,7 @@ class LeNet5(nn.Module):
             float32 everywhere; on a GPU ``"default"`` allows TF32.
         form: how the convolution part is computed. ``"plain"`` is the specification, layer by
             layer; ``"blocked"`` is the same function as matrix products (see `blocked`).
+        axis_name: of the mesh axis that a batch is split along, where a run is (see `split`).
 
     Variables: ``params`` holds c1, c3, c5, f6, f7 (kernel, bias) and bn1, bn3, bn5 (scale, bias);
     ``batch_stats`` holds bn1, bn3, bn5 (mean, var).
@@ -57,6 +58,7 @@ class LeNet5(nn.Module):
     dropout: tuple[Rate, Rate] = (0.0, 0.0)
     precision: str = "highest"
     form: str = "blocked"
+    axis_name: str | None = None
 
     def setup(self) -> None:
         """Name the layers as the report does."""
@@ -64,13 +66,13 @@ class LeNet5(nn.Module):
         self.c3 = Conv(6, 16, precision=self.precision)
         self.c5 = Conv(16, 120, precision=self.precision)
         if self.batch_norm:
-            self.bn1 = BatchNorm(6)
-            self.bn3 = BatchNorm(16)
-            self.bn5 = BatchNorm(120)
+            self.bn1 = BatchNorm(6, self.axis_name)
+            self.bn3 = BatchNorm(16, self.axis_name)
+            self.bn5 = BatchNorm(120, self.axis_name)
         self.f6 = self._linear(120, 84)
-        self.drop6 = Dropout(self.dropout[0])
+        self.drop6 = Dropout(self.dropout[0], self.axis_name)
         self.f7 = self._linear(84, CLASSES)
-        self.drop7 = Dropout(self.dropout[1])
+        self.drop7 = Dropout(self.dropout[1], self.axis_name)
 
     def _linear(self, inputs: int, features: int) -> nn.Dense:
         init = fan_in_uniform(inputs)
@@ -129,6 +131,7 @@ class LeNet5(nn.Module):
             batch_norm=self.batch_norm,
             train=train,
             precision=self.precision,
+            axis_name=self.axis_name,
         )
         if train:
             for name, n in norms.items():

@@ -12,11 +12,14 @@ adds those of its batch.
 """
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from jax_lenet import split
 
 TAPS = 25
 #: Positions of c1's filters on one image: its output is 28 x 28.
@@ -68,18 +71,21 @@ def _pair_counts(taps: np.ndarray, pixels: int) -> np.ndarray:
     return counts.reshape(pixels**2, len(FIRST))
 
 
-def tap_statistics(moments: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tap_statistics(moments: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
     """Return the mean ``[25]`` and the covariance ``[25, 25]`` of a batch's pixels under the taps.
 
     Args:
         moments: of the batch's images, ``[N, 350]``.
+        axis_name: of the mesh axis that the batch is split along, if it is (see `split`).
     """
-    means = jnp.mean(moments, 0) / POSITIONS
+    means = split.average(jnp.mean(moments, 0), axis_name) / POSITIONS
     mean, products = means[:TAPS], means[TAPS:]
     return mean, products[PAIR] - jnp.outer(mean, mean)
 
 
-def filter_statistics(moments: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+def filter_statistics(
+    moments: jax.Array, kernel: jax.Array, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance of c1's output over a batch, before its bias.
 
     Subtracting the means' products before the quadratic form, not after it, keeps the variance of a
@@ -88,17 +94,17 @@ def filter_statistics(moments: jax.Array, kernel: jax.Array) -> tuple[jax.Array,
     Args:
         moments: of the batch's images, ``[N, 350]``.
         kernel: c1's, ``[5, 5, 1, 6]``.
+        axis_name: of the mesh axis that the batch is split along, if it is (see `split`).
 
     Returns:
         Two ``[6]``.
     """
     taps = kernel.reshape(TAPS, -1)
-    mean, covariance = tap_statistics(moments)
+    mean, covariance = tap_statistics(moments, axis_name)
     return _product(mean, taps), jnp.sum(taps * _product(covariance, taps), 0)
 
 
-@jax.custom_vjp
-def row_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def row_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance of each row of ``x``, ``[rows, n]``: two ``[rows]``.
 
     In two passes, as a difference of squares loses digits. Its gradient is the one formula
@@ -107,23 +113,43 @@ def row_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     where autodiff would go through ``x`` once more for the mean that the variance contains, which
     adds up to nothing.
+
+    Of a split batch each device has some columns. The variance of all is the mean of each device's,
+    and of the squares of what its mean differs by.
+
+    Args:
+        x: ``[rows, n]``.
+        axis_name: of the mesh axis that the columns are split along, if they are (see `split`).
     """
+    return cast(tuple[jax.Array, jax.Array], _row_statistics(x, axis_name))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _row_statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
     mean = jnp.mean(x, 1)
-    return mean, jnp.mean(jnp.square(x - mean[:, None]), 1)
+    variance = jnp.mean(jnp.square(x - mean[:, None]), 1)
+    if axis_name is None:
+        return mean, variance
+    means, variances = split.gathered(jnp.stack([mean, variance]), axis_name).swapaxes(0, 1)
+    mean = jnp.mean(means, 0)
+    return mean, jnp.mean(variances + jnp.square(means - mean), 0)
 
 
-def _row_statistics_forward(x):
-    mean, variance = row_statistics(x)
+def _row_statistics_forward(x, axis_name):
+    mean, variance = row_statistics(x, axis_name)
     return (mean, variance), (x, mean)
 
 
-def _row_statistics_backward(saved, gradients):
+def _row_statistics_backward(axis_name, saved, gradients):
     x, mean = saved
-    of_mean, of_variance = (gradient[:, None] / x.shape[1] for gradient in gradients)
+    # Every device's loss depends on the statistics, and so on this device's columns.
+    gradients = split.total(jnp.stack(gradients), axis_name)
+    count = x.shape[1] * split.devices_of(axis_name)
+    of_mean, of_variance = (gradient[:, None] / count for gradient in gradients)
     return (of_mean + 2 * of_variance * (x - mean[:, None]),)
 
 
-row_statistics.defvjp(_row_statistics_forward, _row_statistics_backward)
+_row_statistics.defvjp(_row_statistics_forward, _row_statistics_backward)
 
 # Sums keep full precision whatever the model's: a variance of rounded values is another variance.
 _product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)

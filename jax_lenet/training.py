@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jax_lenet import split
 from jax_lenet.blocked import Prepared, prepare
 from jax_lenet.data import normalize
 from jax_lenet.layers import Rate
@@ -211,7 +212,7 @@ def step(
         model: built by `lenet5`.
         hyperparameters: the learning rate and, if not the model's own, the dropout rates.
         state: before the step.
-        batch: examples, of any number.
+        batch: examples, of any number; of a split run, this device's share of them.
         key: for the dropout masks.
 
     Returns:
@@ -232,6 +233,7 @@ def step(
         return loss, updates.get("batch_stats") or {}
 
     (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    loss, gradients = split.average((loss, gradients), model.axis_name)
     updates, opt_state = optimizer(hyperparameters.learning_rate).update(
         gradients, state.opt_state, state.params
     )
@@ -258,7 +260,8 @@ def epoch(
         state: before the epoch; ``state.epoch`` decides the order and the dropout masks.
         data: all training examples.
         seed: of the run.
-        batch_size: images in a step, at most the number of examples.
+        batch_size: images in a step, at most the number of examples. Of a split run the devices
+            share each, so their number divides it, and what is left over, evenly.
 
     Returns:
         The state after the epoch and the epoch's mean loss as minimized (before each step, dropout
@@ -270,7 +273,8 @@ def epoch(
     dropout_key = jax.random.fold_in(run_key(seed, Role.DROPOUT), state.epoch)
 
     def step_on(state: TrainState, number: Seed, indices: jax.Array):
-        batch = jax.tree.map(lambda x: x[indices], data)
+        own = split.own_share(indices, model.axis_name)
+        batch = jax.tree.map(lambda x: x[own], data)
         key = jax.random.fold_in(dropout_key, number)
         return step(model, hyperparameters, state, batch, key)
 

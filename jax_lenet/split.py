@@ -1,0 +1,101 @@
+"""One run on several devices: each computes with its share of every batch.
+
+XLA uses two cores better when each works on half of a batch than when both work on each operation:
+between two small operations one core waits for the other. So a run may be *split*: under
+`jax.shard_map` every device holds the whole state and all training images, takes its share of each
+batch, and the devices average their gradients and, for batch norm, the batch's statistics. The
+result is that of the run on one device, to rounding.
+
+The functions below are what a model or a step does where it is split. With ``axis_name`` None, on
+one device, they do nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+#: The mesh axis along which a batch is split.
+AXIS = "batch"
+
+Tree = TypeVar("Tree")
+
+
+def devices_of(axis_name: str | None) -> int:
+    """Return over how many devices the run is split."""
+    return 1 if axis_name is None else lax.axis_size(axis_name)
+
+
+def own_share(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return the rows of ``x`` that this device works on; their number must divide evenly."""
+    if axis_name is None:
+        return x
+    rows = len(x) // lax.axis_size(axis_name)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axis_name) * rows, rows)
+
+
+def average(tree: Tree, axis_name: str | None) -> Tree:
+    """Return the devices' mean of every leaf, all in one exchange: each has a fixed price."""
+    if axis_name is None:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.pmean(flat, axis_name))
+
+
+def gathered(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return every device's ``x``, ``[devices, *x.shape]``."""
+    return x[None] if axis_name is None else lax.all_gather(x, axis_name)
+
+
+def total(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return the sum of every device's ``x``."""
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def mesh_of(devices: int) -> Mesh | None:
+    """Return the mesh of the first ``devices`` devices; None for one, which needs none.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if devices > jax.device_count():
+        raise ValueError(
+            f"a run can be split over at most {jax.device_count()} devices, not {devices}; on a CPU"
+            " jax.config.update('jax_num_cpu_devices', N) at the start makes more"
+        )
+    return None if devices == 1 else Mesh(np.array(jax.devices()[:devices]), (AXIS,))
+
+
+def replicated(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Return the arrays with a copy on each device; what is there already stays."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def by_rows(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Return the arrays with each device holding its share of their rows."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def shapes(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
+    """Return the shapes, dtypes and places of arrays, to compile for."""
+    sharding = None if mesh is None else NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def on_each(function: Callable, mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable:
+    """Return a function that runs ``function`` on each device of the mesh.
+
+    Without a mesh that is ``function`` itself.
+
+    Gradients within are each device's own until `average`: JAX's other mode (``check_vma``) would
+    exchange each parameter's on its own, sixteen exchanges where one does.
+    """
+    if mesh is None:
+        return function
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
