@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from experiments import cli, environment, report
 from experiments.progress import Display, say_results, say_source
 from experiments.results import ResultsFolder, Row, TimingRow
-from experiments.settings import StudySettings
+from experiments.settings import JaxSettings
 from jax_lenet import (
     VARIANTS,
     Dataset,
@@ -30,16 +30,14 @@ from jax_lenet import (
     fit,
     prepare_examples,
 )
-from jax_lenet.ensemble import compile_programs, time_epoch
+from jax_lenet.ensemble import compile_programs, devices_to_split, time_epoch
 from jax_lenet.models import LeNet5
 
 
 @dataclass(frozen=True)
-class Settings(StudySettings):
+class Settings(JaxSettings):
     """Train LeNet-5's variants on MNIST and compare their time and accuracy, as the report did."""
 
-    precision: Literal["highest", "high", "default"] = "highest"
-    """Of products and convolutions: highest is float32 throughout; default lets a GPU use TF32."""
     seeds_at_once: int | None = None
     """Runs of one variant that train together: 1 on a CPU, 32 on a GPU unless told otherwise."""
     timing_repeats: int = 5
@@ -108,12 +106,15 @@ class Study:
         """Return a variant's compiled programs; the first call compiles and warms up."""
         if (variant, width) not in self._programs:
             self.display.now(f"{variant}: compiling")
+            model, batch_size = self.model(variant), self.settings.batch_size
+            sizes = len(self.train.labels), len(self.test.labels)
             self._programs[variant, width] = compile_programs(
-                self.model(variant),
+                model,
                 self.train,
                 self.test,
                 runs=width,
-                batch_size=self.settings.batch_size,
+                batch_size=batch_size,
+                devices=devices_to_split(model, *sizes, batch_size),
             )
         return self._programs[variant, width]
 
@@ -186,19 +187,19 @@ def main(settings: Settings) -> None:
     console = cli.console()
     ResultsFolder.check(settings.out, settings.overwrite)
     data = settings.load()
+    cache = settings.start_jax()
     folder = ResultsFolder.create(settings.out, settings.overwrite)
-    folder.write_config(
-        {
-            "title": "LeNet-5 on MNIST: batch norm and dropout",
-            "program": "experiments.ablate",
-            "settings": settings.as_json(),
-            "seeds_at_once": settings.width,
-            "data": environment.data_facts(data),
-            "device": environment.jax_device(),
-            "machine": environment.machine(),
-            "versions": environment.versions(),
-        }
-    )
+    config = {
+        "title": "LeNet-5 on MNIST: batch norm and dropout",
+        "program": "experiments.ablate",
+        "settings": settings.as_json(),
+        "seeds_at_once": settings.width,
+        "data": environment.data_facts(data),
+        "device": environment.jax_device(),
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
+    folder.write_config(config | {"compilation_cache": cache.facts()})
     say_source(console, data)
     with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
         study = Study(settings, data, folder, display)
@@ -209,6 +210,7 @@ def main(settings: Settings) -> None:
             if number == len(settings.variants):  # the report's own experiment is done
                 report.remake(folder)
                 study.time_alone()
+    folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
     say_results(console, report.remake(folder), folder)
 
 

@@ -3,10 +3,13 @@
 import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from experiments import startup
 from experiments.cli import UserError
+from experiments.startup import CompilationCache
 from jax_lenet.data import Dataset, load
 from jax_lenet.fitting import check_batch_size
 from jax_lenet.models import VARIANTS
@@ -87,6 +90,30 @@ class StudySettings:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+
+
+@dataclass(frozen=True)
+class JaxSettings(StudySettings):
+    """A study that JAX computes."""
+
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of products and convolutions: highest is float32 throughout; default lets a GPU use TF32."""
+    devices: int | None = None
+    """CPU devices that JAX makes, to share the work; None is one a core. No effect on a GPU."""
+    compilation_cache: str = startup.AUTO
+    """Where compiled programs are kept, to start faster the next time: auto (this user's cache
+    folder), off, or a folder that nobody else can write to, since what is in it is executed."""
+
+    def check(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        super().check()
+        _expect(self.devices is None or self.devices >= 1, "devices", "at least 1", self.devices)
+
+    def start_jax(self) -> CompilationCache:
+        """Do what must come before JAX's first computation; return the compilation cache."""
+        cache = startup.use_compilation_cache(self.compilation_cache)
+        startup.use_cpu_devices(self.devices)
+        return cache
 
 
 def check_variants(names: tuple[str, ...]) -> None:

@@ -159,7 +159,11 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
     >>> sum(leaf.size for leaf in jax.tree.leaves(state.params))
     61990
     """
-    variables = _initial_variables(jax.random.key(seed))
+    return first_state(model, initial_variables(jax.random.key(seed)))
+
+
+def first_state(model: LeNet5, variables: Variables) -> TrainState:
+    """Return the state before the first epoch, from what `initial_variables` has drawn."""
     layers = [name for name in variables["params"] if model.batch_norm or "bn" not in name]
     params = {name: variables["params"][name] for name in layers}
     return TrainState(
@@ -171,7 +175,7 @@ def init(model: LeNet5, seed: Seed) -> TrainState:
 
 
 @jax.jit
-def _initial_variables(key: jax.Array) -> Variables:
+def initial_variables(key: jax.Array) -> Variables:
     """Return the variables of the model that has all layers.
 
     One function for all variants, so that it compiles once: drawing a few arrays of random numbers

@@ -33,6 +33,8 @@ MISTAKES = [
     (["--dataset", "minst"], "did you mean 'mnist'?"),
     (["--precision", "hi"], "Expected one of ('highest', 'high', 'default')"),
     (["--seeds-at-once", "0"], "--seeds-at-once: expected at least 1, not 0"),
+    (["--devices", "0"], "--devices: expected at least 1, not 0"),
+    (["--compilation-cache", "/dev/null"], "--compilation-cache: expected a folder that this user"),
     (["--timing-repeats", "-1"], "--timing-repeats: expected at least 0, not -1"),
     (["--epoch", "3"], "Perhaps you meant: --epochs"),
     (["surplus"], "Unrecognized options: surplus"),

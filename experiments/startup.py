@@ -1,0 +1,134 @@
+"""What the programs do to JAX before anything runs: devices, and compiled programs kept on disk.
+
+Only programs do this, never the library: both settings are the whole process's.
+"""
+
+import os
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from experiments.cli import UserError
+from jax_lenet.data import cache_folder
+
+#: Values of ``--compilation-cache`` that are not a folder.
+AUTO, OFF = "auto", "off"
+#: What JAX reports of each compilation while its cache is on.
+HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+#: Bytes that a cache may take; the least recently used go first. A study's programs take 6 MB.
+CACHE_BYTES = 500_000_000
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_cpu_devices(count: int | None) -> int:
+    """Make JAX see so many CPU devices; on a GPU nothing changes.
+
+    XLA uses two cores better as two devices that share the work than as one device with two
+    threads. Must come before JAX's first computation, which fixes their number.
+
+    Args:
+        count: None is one a core, or what the environment variable ``JAX_NUM_CPU_DEVICES`` says.
+
+    Returns:
+        How many devices JAX sees, of whatever kind.
+    """
+    if count is not None or jax.config.jax_num_cpu_devices < 1:
+        wanted = cores() if count is None else count
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:  # JAX runs already, as in a notebook or a test
+            if count is not None and count != jax.device_count():
+                raise UserError(
+                    f"--devices: expected {jax.device_count()}, what JAX runs on already, not"
+                    f" {count}"
+                ) from None
+    return jax.device_count()
+
+
+@dataclass
+class CompilationCache:
+    """JAX's persistent compilation cache: where it is, and how often it was of use.
+
+    Attributes:
+        folder: where compiled programs are kept; None where the cache is off.
+        reason: why it is off; empty where it is on.
+        events: JAX's own reports, by name.
+    """
+
+    folder: Path | None
+    reason: str = ""
+    events: Counter[str] = field(default_factory=Counter)
+
+    def facts(self) -> dict[str, str | int | None]:
+        """Return what config.json says of it."""
+        if self.folder is None:
+            return {"folder": None, "off_because": self.reason}
+        return {
+            "folder": str(self.folder),
+            "hits": self.events[HIT],
+            "misses": self.events[MISS],
+        }
+
+
+def use_compilation_cache(choice: str) -> CompilationCache:
+    """Keep compiled programs on disk from now on, so that a second start need not compile.
+
+    What lies in the folder is executed. So the default one, ``compiled`` beside the downloads, is
+    made readable and writable by this user alone, and one that is somebody else's, or that others
+    can write to, is not used: the program runs without. A folder that the user names must be safe.
+    On some processors the programs are never found again; nothing relies on them.
+
+    Args:
+        choice: ``"auto"``, ``"off"`` or a folder.
+
+    Raises:
+        UserError: if a folder that the user named cannot be used.
+    """
+    if choice == OFF:
+        return CompilationCache(None, "--compilation-cache off")
+    home = cache_folder()
+    if choice == AUTO and home is None:
+        return CompilationCache(None, "the user has no home folder")
+    folder = home / "compiled" if choice == AUTO and home is not None else Path(choice).resolve()
+    reason = _unusable(folder)
+    if reason and choice == AUTO:
+        return CompilationCache(None, f"{folder} {reason}")
+    if reason:
+        raise UserError(
+            f"--compilation-cache: expected a folder that this user alone can write to; {folder}"
+            f" {reason}"
+        )
+    cache = CompilationCache(folder)
+    jax.monitoring.register_event_listener(lambda event, **_: cache.events.update([event]))
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # JAX keeps only what took a second to compile, unless told otherwise.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    return cache
+
+
+def _unusable(folder: Path) -> str:
+    """Make a folder for this user alone; return what is wrong with it, or nothing."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return f"cannot be used: {error.strerror}"
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        return "belongs to another user"
+    if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written to by others"
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return "cannot be written to"
+    return ""

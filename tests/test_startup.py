@@ -1,0 +1,124 @@
+"""What programs set up before JAX runs: the compilation cache and the CPU devices."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import startup
+from experiments.cli import UserError
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    *("--dataset", "mnist_sample", "--train-size", "256", "--seeds", "1", "--epochs", "1"),
+    *("--variants", "LeNet", "--timing-repeats", "0"),
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+
+
+@pytest.fixture
+def cache_home(tmp_path, monkeypatch):
+    """An empty cache folder for this user, and JAX's own settings as they were, afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(startup.jax.config, "update", lambda *_: None)
+    return tmp_path / "cache"
+
+
+def study(out, *arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.ablate", *TINY, "--out", str(out), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "config.json").read_text()), (out / "results.csv").read_text()
+
+
+def without_seconds(results):
+    return [line.rsplit(",", 1)[0] for line in results.splitlines()]
+
+
+def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers(tmp_path):
+    cache = tmp_path / "cache"
+    first, results = study(tmp_path / "1", "--compilation-cache", str(cache))
+    second, again = study(tmp_path / "2", "--compilation-cache", str(cache))
+    assert first["compilation_cache"]["hits"] == 0 < first["compilation_cache"]["misses"]
+    assert second["compilation_cache"]["folder"] == str(cache)
+    facts = second["compilation_cache"]
+    if facts["hits"] == 0:
+        pytest.skip("on this processor XLA's compiled programs are never found again")
+    assert facts["hits"] > facts["misses"]
+    assert without_seconds(again) == without_seconds(results)
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+def test_off_keeps_nothing_and_says_so(tmp_path):
+    config, _ = study(
+        tmp_path / "out", "--compilation-cache", "off", XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    expected = {"folder": None, "off_because": "--compilation-cache off"}
+    assert config["compilation_cache"] == expected
+    assert not (tmp_path / "cache" / "jax_lenet").exists()
+
+
+def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):
+    config, _ = study(tmp_path / "out", "--devices", "3", "--compilation-cache", "off")
+    assert config["device"]["count"] == 3
+
+
+def test_the_default_folder_is_the_users_alone(cache_home):
+    cache = startup.use_compilation_cache(startup.AUTO)
+    assert cache.folder == cache_home / "jax_lenet" / "compiled"
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    assert cache.facts() == {"folder": str(cache.folder), "hits": 0, "misses": 0}
+
+
+@posix
+def test_a_default_folder_that_others_can_write_to_is_not_used(cache_home):
+    folder = cache_home / "jax_lenet" / "compiled"
+    folder.mkdir(parents=True)
+    folder.chmod(0o770)
+    facts = startup.use_compilation_cache(startup.AUTO).facts()
+    assert facts == {"folder": None, "off_because": f"{folder} can be written to by others"}
+
+
+@posix
+def test_another_users_folder_is_not_used(cache_home, monkeypatch):
+    monkeypatch.setattr(startup.os, "getuid", lambda: 12345)
+    facts = startup.use_compilation_cache(startup.AUTO).facts()
+    assert facts["folder"] is None
+    assert "belongs to another user" in str(facts["off_because"])
+
+
+@pytest.mark.parametrize("kind", ["a file", "shared"])
+def test_a_named_folder_that_cannot_be_used_is_an_error(tmp_path, cache_home, kind):
+    folder = tmp_path / "named"
+    if kind == "a file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(UserError, match="--compilation-cache: expected a folder that this user"):
+        startup.use_compilation_cache(str(folder))
+
+
+def test_without_a_home_the_cache_is_off(monkeypatch):
+    monkeypatch.setattr(startup, "cache_folder", lambda: None)
+    facts = startup.use_compilation_cache(startup.AUTO).facts()
+    assert facts == {"folder": None, "off_because": "the user has no home folder"}
+
+
+def test_another_number_of_devices_than_jax_runs_on_already_is_an_error():
+    count = startup.jax.device_count()
+    assert startup.use_cpu_devices(None) == count
+    with pytest.raises(UserError, match=f"--devices: expected {count}, what JAX runs on already"):
+        startup.use_cpu_devices(count + 1)
