@@ -30,7 +30,7 @@ from jax_lenet import (
     fit,
     prepare_examples,
 )
-from jax_lenet.ensemble import compile_programs, devices_to_split, time_epoch
+from jax_lenet.ensemble import compile_programs, devices_to_split, spread, time_epoch
 from jax_lenet.models import LeNet5
 
 
@@ -92,8 +92,10 @@ class Study:
         self.display = display
         train = examples(data.train_images, data.train_labels)
         test = examples(data.test_images, data.test_labels)
-        self.train = prepare_examples(train, moments)
-        self.test = prepare_examples(test, moments=False)
+        train, test = prepare_examples(train, moments), prepare_examples(test, moments=False)
+        sizes = len(train.labels), len(test.labels)
+        self.devices = devices_to_split(*sizes, settings.batch_size)
+        self.train, self.test = spread(train, test, self.devices)
         self.rows: list[Row] = []
         self.predictions: dict[str, dict[int, np.ndarray]] = {}
         self._programs: dict[tuple[str, int], Programs] = {}
@@ -106,15 +108,13 @@ class Study:
         """Return a variant's compiled programs; the first call compiles and warms up."""
         if (variant, width) not in self._programs:
             self.display.now(f"{variant}: compiling")
-            model, batch_size = self.model(variant), self.settings.batch_size
-            sizes = len(self.train.labels), len(self.test.labels)
             self._programs[variant, width] = compile_programs(
-                model,
+                self.model(variant),
                 self.train,
                 self.test,
                 runs=width,
-                batch_size=batch_size,
-                devices=devices_to_split(model, *sizes, batch_size),
+                batch_size=self.settings.batch_size,
+                devices=self.devices,
             )
         return self._programs[variant, width]
 

@@ -3,7 +3,9 @@
 Only programs do this, never the library: both settings are the whole process's.
 """
 
+import ctypes
 import os
+import platform
 import stat
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from jax_lenet.data import cache_folder
 AUTO, OFF = "auto", "off"
 #: What JAX reports of each compilation while its cache is on.
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h
 #: Bytes that a cache may take; the least recently used go first. A study's programs take 6 MB.
 CACHE_BYTES = 500_000_000
 
@@ -52,6 +55,16 @@ def use_cpu_devices(count: int | None) -> int:
                     f" {count}"
                 ) from None
     return jax.device_count()
+
+
+def use_one_heap() -> None:
+    """Make the C library keep one heap for all threads; only glibc's has several.
+
+    Each of the compiler's threads would leave a heap of its own behind, which nothing uses again: a
+    study of all variants takes 1.75 GB with them and 1.43 GB without, and no longer.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 @dataclass

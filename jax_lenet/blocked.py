@@ -304,8 +304,10 @@ def _c3(dot: Callable, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _c5(dot: Callable, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return c5's output before its bias, ``[N, 120]``, from ``[16, 25 * N]``."""
-    matrix = kernel.reshape(25, 16, 120).swapaxes(0, 1).reshape(400, 120)
-    return dot(x.reshape(400, -1).T, matrix)
+    # The kernel stays as it is: it is twice as large as a batch's pixels at this place, and its
+    # gradient would have to be put in order, too.
+    pixels = x.reshape(16, 25, -1).swapaxes(0, 1).reshape(400, -1)
+    return dot(pixels.T, kernel.reshape(400, 120))
 
 
 def _features_in_training(

@@ -58,7 +58,7 @@ class Programs:
     def place(self, train: Examples, test: Examples) -> "Placed":
         """Return the examples where the compiled functions want them; what is there stays."""
         return Placed(
-            split.replicated(train, self.mesh),
+            split.shared(train, self.mesh),
             split.by_rows(train_check(train), self.mesh),
             split.by_rows(test, self.mesh),
         )
@@ -295,21 +295,29 @@ def split_evenly(devices: int, batch_size: int, train: int, check: int, test: in
     return all(number % devices == 0 for number in (batch_size, train % batch_size, check, test))
 
 
-def devices_to_split(model: LeNet5, train: int, test: int, batch_size: int) -> int:
+def devices_to_split(train: int, test: int, batch_size: int) -> int:
     """Return over how many devices a run alone is best split.
 
     Two of a CPU's, where they can share the work evenly. More have not been measured, and a GPU is
     faster than what it would take two to talk to each other.
 
     Args:
-        model: built by `lenet5`; the plain form's convolutions use several cores by themselves.
         train: number of training examples.
         test: number of test examples.
         batch_size: images in a step.
     """
-    two = jax.default_backend() == "cpu" and jax.device_count() > 1 and model.form == "blocked"
+    two = jax.default_backend() == "cpu" and jax.device_count() > 1
     check = min(train, TRAIN_ACCURACY_IMAGES)
     return 2 if two and split_evenly(2, batch_size, train, check, test) else 1
+
+
+def spread(train: Examples, test: Examples, devices: int) -> tuple[Examples, Examples]:
+    """Return the examples where programs compiled for so many devices want them.
+
+    Programs put them there themselves; who uses several saves a copy for each by doing it first.
+    """
+    mesh = split.mesh_of(devices)
+    return split.shared(train, mesh), split.by_rows(test, mesh)
 
 
 def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:

@@ -75,6 +75,24 @@ def replicated(tree: Tree, mesh: Mesh | None) -> Tree:
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def shared(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Return the arrays where each device can read all of them, as examples are; never donate them.
+
+    A CPU's devices read the same memory, if the arrays come from NumPy: then JAX copies nothing.
+    """
+    if mesh is None:
+        return tree
+    place = NamedSharding(mesh, PartitionSpec())
+
+    def put(x: jax.Array) -> jax.Array:
+        if x.sharding.is_equivalent_to(place, x.ndim):
+            return x
+        on_cpu = all(device.platform == "cpu" for device in x.devices())
+        return jax.device_put(np.asarray(x) if on_cpu else x, place, may_alias=True)
+
+    return jax.tree.map(put, tree)
+
+
 def by_rows(tree: Tree, mesh: Mesh | None) -> Tree:
     """Return the arrays with each device holding its share of their rows."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
