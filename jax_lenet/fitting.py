@@ -138,7 +138,7 @@ def fit(
         )
     _check_programs(programs, model, len(seeds), batch_size, dropout is not None)
     placed = programs.place(train, test)
-    seed_array, hyperparameters = split.replicated(
+    seed_array, hyperparameters = split.place_runs(
         (jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.mesh
     )
     state = jax.block_until_ready(programs.init(seed_array))

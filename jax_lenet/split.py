@@ -1,13 +1,16 @@
-"""One run on several devices: each computes with its share of every batch.
+"""Runs on several devices: each device with runs of its own, or with its share of every batch.
 
-XLA uses two cores better when each works on half of a batch than when both work on each operation:
-between two small operations one core waits for the other. So a run may be *split*: under
-`jax.shard_map` every device holds the whole state and all training images, takes its share of each
-batch, and the devices average their gradients and, for batch norm, the batch's statistics. The
-result is that of the run on one device, to rounding.
+XLA uses two cores better when each works for itself than when both work on each operation: between
+two small operations one core waits for the other. So, under `jax.shard_map`,
 
-The functions below are what a model or a step does where it is split. With ``axis_name`` None, on
-one device, they do nothing.
+- R runs on D devices that divide R: each device trains R / D of them, and none waits for another;
+- any other number of runs is *split*: every device holds the whole state and all training images,
+  takes its share of each batch, and the devices average their gradients and, for batch norm, the
+  batch's statistics. The result is that of the run on one device, to rounding.
+
+A mesh has one axis, whose name says which of the two it is. The functions of the first part are
+what a model or a step does where its batch is split; with ``axis_name`` None they do nothing. Those
+of the second part place arrays; without a mesh, on one device, they do nothing.
 """
 
 from collections.abc import Callable
@@ -21,6 +24,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 #: The mesh axis along which a batch is split.
 AXIS = "batch"
+#: The mesh axis along which runs are.
+RUNS = "runs"
 
 Tree = TypeVar("Tree")
 
@@ -56,23 +61,42 @@ def total(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-def mesh_of(devices: int) -> Mesh | None:
+def mesh_of(devices: int, axis: str = AXIS) -> Mesh | None:
     """Return the mesh of the first ``devices`` devices; None for one, which needs none.
+
+    Args:
+        devices: how many.
+        axis: `AXIS` or `RUNS`.
 
     Raises:
         ValueError: if there are fewer.
     """
     if devices > jax.device_count():
         raise ValueError(
-            f"a run can be split over at most {jax.device_count()} devices, not {devices}; on a CPU"
+            f"runs can be spread over at most {jax.device_count()} devices, not {devices}; on a CPU"
             " jax.config.update('jax_num_cpu_devices', N) at the start makes more"
         )
-    return None if devices == 1 else Mesh(np.array(jax.devices()[:devices]), (AXIS,))
+    return None if devices == 1 else Mesh(np.array(jax.devices()[:devices]), (axis,))
 
 
-def replicated(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Return the arrays with a copy on each device; what is there already stays."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def batch_axis(mesh: Mesh | None) -> str | None:
+    """Return the name of the axis along which batches are split, if they are."""
+    return AXIS if mesh is not None and AXIS in mesh.axis_names else None
+
+
+def spec_of_runs(mesh: Mesh | None) -> PartitionSpec:
+    """Return how arrays lie whose first axis is the run."""
+    return PartitionSpec() if mesh is None or batch_axis(mesh) else PartitionSpec(RUNS)
+
+
+def spec_of_tests(mesh: Mesh | None) -> PartitionSpec:
+    """Return how examples lie that models are tested on."""
+    return PartitionSpec(batch_axis(mesh))
+
+
+def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Return arrays whose first axis is the run, where they belong; what is there stays."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec_of_runs(mesh)))
 
 
 def shared(tree: Tree, mesh: Mesh | None) -> Tree:
@@ -93,9 +117,11 @@ def shared(tree: Tree, mesh: Mesh | None) -> Tree:
     return jax.tree.map(put, tree)
 
 
-def by_rows(tree: Tree, mesh: Mesh | None) -> Tree:
-    """Return the arrays with each device holding its share of their rows."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+def place_tests(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Return examples to test on where they belong: of a split run each device has a share."""
+    if mesh is None or not batch_axis(mesh):
+        return shared(tree, mesh)
+    return jax.device_put(tree, NamedSharding(mesh, spec_of_tests(mesh)))
 
 
 def shapes(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:

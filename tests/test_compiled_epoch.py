@@ -21,8 +21,6 @@ OPERATIONS = {
     ("LeNet_BN_Dropout", 1): 240,
     ("LeNet_noBN_drop6", 1): 138,
     ("LeNet_BN_drop6", 1): 189,
-    ("LeNet", 2): 69,
-    ("LeNet_BN_Dropout", 2): 242,
 }
 #: How much more another version of XLA may make of it before somebody should look.
 ALLOWANCE = 1.2
@@ -80,7 +78,7 @@ def test_every_variant_is_looked_at():
     assert {variant for variant, seeds in OPERATIONS if seeds == 1} == set(VARIANTS)
 
 
-@pytest.mark.parametrize(("variant", "seeds"), [("LeNet", 1), ("LeNet_BN_Dropout", 2)])
+@pytest.mark.parametrize(("variant", "seeds"), [("LeNet", 1), ("LeNet_BN_Dropout", 1)])
 def test_the_loop_that_is_looked_at_has_all_products_of_a_step(variant, seeds):
     module, step = compiled_step(VARIANTS[variant], seeds)
     assert module.training_loop().trip_count == EXAMPLES // 128

@@ -1,4 +1,4 @@
-"""A run split over two devices is the run on one device.
+"""Runs on two devices are the runs on one device.
 
 In float64 the two differ by the order of sums alone, so 1e-10 leaves no room for an error; what a
 device does with a wrong share, a local statistic or another mask shows at 1e-3.
@@ -81,8 +81,8 @@ def test_a_split_step_is_the_step_on_one_device(float64, digits, variant, form, 
     assert_close(actual, expected, 1e-10)
 
 
-@pytest.mark.parametrize("runs", [1, 2])
-def test_a_split_fit_is_the_fit_on_one_device(digits, runs):
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])  # split, a run each, split, two runs each
+def test_a_fit_on_two_devices_is_the_fit_on_one_device(digits, runs):
     model = VARIANTS["LeNet_BN_Dropout"]
 
     def fitted(devices):
