@@ -1,0 +1,270 @@
+"""This library beside PyTorch and textbook Flax: the same training, timed in one run.
+
+    python -m experiments.benchmark
+
+times three models on MNIST and leaves benchmark.json and benchmark.png in ``results-benchmark``. On
+two cores of an AMD EPYC server that takes about a quarter of an hour, a third of it for several
+models at once; ``--variants LeNet --seeds-at-once 1`` takes three minutes. To expect there: an
+epoch of LeNet in 1.2 to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as
+textbook Flax. On a GPU more of PyTorch's ways are timed, and up to 256 models at once.
+
+Nothing else should run on the machine. Without PyTorch the rest is measured.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import benchmark_chart, benchmark_report, cli, environment, startup
+from experiments.benchmark_race import first_result, race, time_shares
+from experiments.benchmark_report import Row, row_of
+from experiments.benchmark_worker import Job, Worker
+from experiments.contenders import NAMES, NotMeasuredError, Task
+from experiments.progress import say, say_source
+from experiments.settings import StudySettings
+from jax_lenet import Dataset
+
+#: What is timed unless told otherwise; on a GPU also `GPU_CONTENDERS`.
+CONTENDERS = ("jax_lenet", "torch", "torch_dataloader", "flax")
+GPU_CONTENDERS = ("torch_compile", "torch_cuda_graph")
+#: Models at once, unless told otherwise.
+SEEDS_AT_ONCE = (1, 2, 4, 8)
+GPU_SEEDS_AT_ONCE = (1, 8, 64, 256)
+#: The variant, besides the first, of which several models train at once.
+SCALED_VARIANT = "LeNet_BN_Dropout"
+#: Images of an epoch of several models on a CPU, where there is one round of them: PyTorch would
+#: take minutes for eight models on all images.
+SCALE_IMAGES = 12_800
+#: Images of the epoch that is profiled: a hundred steps, as many as a trace can hold.
+PROFILE_IMAGES = 12_800
+#: Operations besides matrix products that a profile names.
+PROFILE_OPERATIONS = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Time this library beside PyTorch and textbook Flax, doing the same work in turn."""
+
+    dataset: str = "mnist"
+    """mnist, or mnist_sample: the 5,000 digits that ship with the package."""
+    data_dir: Path | None = None
+    """A tensorflow_datasets directory or a folder of the four IDX files; without it the cache, a
+    download or, where there is no network, the embedded sample."""
+    train_size: int | None = None
+    """Train on the first so many images; None is 50,000 (of the sample, 4,000)."""
+    variants: tuple[str, ...] = ("LeNet", "LeNet_BN_noDropout", "LeNet_BN_Dropout")
+    """Which models to train, by the report's names."""
+    contenders: tuple[str, ...] | None = None
+    """What to time: jax_lenet, torch, torch_dataloader and flax unless told otherwise, on a GPU
+    also torch_compile and torch_cuda_graph."""
+    repeats: int = 5
+    """Rounds; in each every contender has a turn."""
+    epochs: int = 3
+    """The most epochs in a turn; slow contenders train fewer, so that a turn takes some seconds."""
+    seeds_at_once: tuple[int, ...] | None = None
+    """Numbers of models to train at once: 1 2 4 8 on a CPU, 1 8 64 256 on a GPU unless told
+    otherwise; 1 alone leaves the comparison of several out."""
+    threads: int | None = None
+    """Cores that every contender may use; None is all."""
+    batch_size: int = 128
+    """Images in a step."""
+    learning_rate: float = 0.01
+    """Of plain SGD."""
+    out: Path = Path("results-benchmark")
+    """The folder that gets the results."""
+    overwrite: bool = False
+    """Replace the results that the folder holds."""
+
+    def check(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        self.study.check()
+        cores = startup.cores()
+        numbers = {
+            "repeats": self.repeats,
+            "seeds-at-once": min(self.seeds_at_once or (1,)),
+            "threads": 1 if self.threads is None else self.threads,
+        }
+        for name, number in numbers.items():
+            if number < 1:
+                raise cli.UserError(f"--{name}: expected at least 1, not {number}")
+        if self.threads is not None and self.threads > cores:
+            raise cli.UserError(f"--threads: expected at most {cores}, not {self.threads}")
+        for name in self.contenders or ():
+            if name not in NAMES:
+                raise cli.UserError(f"--contenders: expected {', '.join(NAMES)}, not {name}")
+        if self.contenders is not None and len(set(self.contenders)) != len(self.contenders):
+            raise cli.UserError("--contenders: expected each name once")
+
+    @property
+    def study(self) -> StudySettings:
+        """What these settings have in common with those of the other programs."""
+        return StudySettings(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            train_size=self.train_size,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            variants=self.variants,
+            out=self.out,
+            overwrite=self.overwrite,
+        )
+
+    def as_json(self) -> dict:
+        """Return the settings in JSON's types."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+
+class Benchmark:
+    """The settings with everything that a benchmark holds while it runs.
+
+    Attributes:
+        facts: what the numbers were made with.
+        rows: one for each contender and variant, so far.
+        profiles: one for each variant, so far.
+    """
+
+    def __init__(self, settings: Settings, data: Dataset, console: Console):
+        """Look at the machine."""
+        self.settings = settings
+        self.data = data
+        self.console = console
+        self.threads = settings.threads or startup.cores()
+        try:
+            with Worker(self.threads) as worker:
+                machine = worker.ask("machine")
+        except NotMeasuredError as error:
+            raise cli.UserError(f"no process can be started: {error}") from None
+        self.on_gpu = machine["jax_device"]["platform"] != "cpu"
+        self.matmul_rate: float = machine["matmul_rate"]
+        self.rows: list[Row] = []
+        self.profiles: list[dict[str, Any]] = []
+        self.facts = {
+            "title": "LeNet-5 on MNIST: this library beside PyTorch",
+            "program": "experiments.benchmark",
+            "settings": settings.as_json(),
+            "threads": self.threads,
+            "matmul_rate": self.matmul_rate,
+            "data": environment.data_facts(data),
+            "device": machine["jax_device"],
+            "machine": environment.machine(),
+            "versions": environment.versions((*environment.PACKAGES, "torch")),
+        }
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        """What is timed."""
+        default = (*CONTENDERS, *GPU_CONTENDERS) if self.on_gpu else CONTENDERS
+        return self.settings.contenders or default
+
+    @property
+    def train_size(self) -> int:
+        """Images of an epoch."""
+        return len(self.data.train_labels)
+
+    def job(self, contender: str, variant: str, runs: int = 1, images: int | None = None) -> Job:
+        """Return the job of a contender, on the first ``images`` training images or on all."""
+        source = self.data.source
+        settings = self.settings
+        return Job(
+            contender=contender,
+            task=Task(variant, settings.batch_size, settings.learning_rate),
+            # What this process has read, wherever it found it: no second search or download.
+            dataset=self.data.name,
+            data_dir=None if source.kind in ("sample", "download") else source.path,
+            train_size=min(images or self.train_size, self.train_size),
+            runs=runs,
+            torch_device="cuda" if self.on_gpu else "cpu",
+        )
+
+    def compare(self, variant: str) -> None:
+        """Time every contender with one model."""
+        jobs = [self.job(contender, variant) for contender in self.contenders]
+        self._say(f"{variant:<20}from start to first result, each in a fresh process")
+        firsts = [first_result(job, self.threads) for job in jobs]
+        entrants = race(
+            jobs,
+            self.threads,
+            rounds=self.settings.repeats,
+            epochs=self.settings.epochs,
+            say=self._say,
+        )
+        rivals = [entrant for entrant in entrants if entrant.job.contender == "torch"]
+        self.rows += [
+            row_of(entrant, self.train_size, rivals, self.matmul_rate, first)
+            for entrant, first in zip(entrants, firsts, strict=True)
+        ]
+
+    def scale(self, variant: str) -> None:
+        """Time several models at once, each number of them beside PyTorch's two ways."""
+        default = GPU_SEEDS_AT_ONCE if self.on_gpu else SEEDS_AT_ONCE
+        images = self.train_size if self.on_gpu else min(SCALE_IMAGES, self.train_size)
+        for runs in sorted({*(self.settings.seeds_at_once or default)} - {1}):
+            jobs = []
+            if "jax_lenet" in self.contenders:
+                jobs.append(self.job("jax_lenet", variant, runs, images))
+            if "torch" in self.contenders:
+                jobs.append(self.job("torch", variant, 1, images))
+                jobs.append(self.job("torch_vmap", variant, runs, images))
+            entrants = race(
+                jobs,
+                self.threads,
+                rounds=self.settings.repeats if self.on_gpu else 1,
+                epochs=self.settings.epochs,
+                say=self._say,
+            )
+            rivals = [each for each in entrants if each.job.contender.startswith("torch")]
+            self.rows += [
+                row_of(each, images, rivals, self.matmul_rate)
+                for each in entrants
+                if each.job.runs > 1
+            ]
+
+    def profile(self, variant: str) -> None:
+        """Find out where the time of this library's training epoch goes."""
+        job = self.job("jax_lenet", variant, images=PROFILE_IMAGES)
+        shares = time_shares(job, self.threads)
+        if "operations" in shares:
+            shares["operations"] = shares["operations"][:PROFILE_OPERATIONS]
+        self.profiles.append({"variant": variant, "train_images": job.train_size, **shares})
+
+    def write(self, finished: bool) -> None:
+        """Write benchmark.json."""
+        path = self.settings.out / benchmark_report.JSON
+        benchmark_report.write_json(path, self.facts, self.rows, self.profiles, finished)
+
+    def _say(self, text: str) -> None:
+        say(self.console, text)
+
+
+def main(settings: Settings) -> None:
+    """Run the benchmark."""
+    settings.check()
+    console = cli.console()
+    benchmark_report.check_folder(settings.out, settings.overwrite)
+    data = settings.study.load()
+    benchmark_report.make_folder(settings.out)
+    say_source(console, data)
+    benchmark = Benchmark(settings, data, console)
+    for variant in settings.variants:
+        benchmark.compare(variant)
+        if variant in (settings.variants[0], SCALED_VARIANT):
+            benchmark.scale(variant)
+        if "jax_lenet" in benchmark.contenders:
+            benchmark.profile(variant)
+        benchmark.write(finished=False)
+    benchmark.write(finished=True)
+    benchmark_chart.draw(settings.out / benchmark_report.CHART, benchmark.facts, benchmark.rows)
+    console.print(benchmark_report.table_of(benchmark.rows))
+    console.print(benchmark_report.profile_table(benchmark.profiles))
+    say(console, f"Results: {settings.out.resolve()}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Settings, "benchmark"))
