@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from experiments.results import ResultsFolder, Row
 from experiments.summary import Curve, table_of
@@ -29,12 +30,35 @@ def say_source(console: Console, data: Dataset) -> None:
         say(console, f"Note: {data.source.notice}")
 
 
-def say_results(console: Console, curves: Sequence[Curve], folder: ResultsFolder) -> None:
-    """Print the closing table, the runs that diverged, and where the files are."""
+def say_results(
+    console: Console, curves: Sequence[Curve], folder: ResultsFolder, verdicts: Sequence[dict] = ()
+) -> None:
+    """Print the closing tables, the runs that diverged, and where the files are.
+
+    Args:
+        console: where to print.
+        curves: of the study.
+        folder: where its files are.
+        verdicts: as in summary.json, if there are any.
+    """
     console.print(table_of(curves))
+    if verdicts:
+        console.print(table_of_verdicts(verdicts))
     for divergence in (d for c in curves for d in c.diverged):
         say(console, str(divergence))
     say(console, f"Results: {folder.path.resolve()}")
+
+
+def table_of_verdicts(verdicts: Sequence[dict]) -> Table:
+    """Return the report's conclusions and the answers, a row each."""
+    table = Table(title="The report's conclusions, and the answers", title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("conclusion", ratio=2)
+    table.add_column("answer", ratio=5)
+    for verdict in verdicts:  # as text: brackets are intervals, no markup
+        table.add_row(str(verdict["number"]), Text(verdict["claim"]), Text(verdict["sentence"]))
+        table.add_section()
+    return table
 
 
 class Display:

@@ -2,19 +2,24 @@
 
     python -m experiments.report results
 
-reads config.json and results.csv and writes summary.json, figure1.png and figure2.png.
+reads config.json, results.csv and, where they are there, timing.csv, predictions.npz, test_set.npz
+and the sweeps that are kept with them, and writes summary.json with the five verdicts, figure1.png,
+figure2.png and report.html. With ``--sweep results-sweep`` it first keeps that sweep in the folder.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments import cli
-from experiments.results import CONFIG, FIGURES, ResultsFolder
+from experiments import cli, kept_sweeps, verdicts
+from experiments.evidence import gather
+from experiments.results import CONFIG, FIGURES, REPORT, SUMMARY, ResultsFolder
 from experiments.summary import Curve, curves_of, summarize
+from jax_lenet.decisions import Rules
 
 SOURCES = {
     "tensorflow_datasets": "from tensorflow_datasets",
@@ -24,6 +29,8 @@ SOURCES = {
     "sample": "the package's embedded sample",
 }
 
+MARGINS = ("accuracy_margin", "time_margin")  # in points and percent, of which rules take fractions
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,23 +38,43 @@ class Settings:
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder that a program wrote."""
+    sweep: tuple[Path, ...] = ()
+    """Folders of experiments.sweep, for conclusions 2 and 3; kept in place of those of before."""
 
 
-def remake(folder: ResultsFolder) -> list[Curve]:
-    """Write summary.json and the figures from the other files; return what was drawn."""
-    from experiments import figures  # matplotlib takes a second to import
+class Remade(NamedTuple):
+    """What a folder shows.
+
+    Attributes:
+        curves: by variant.
+        summary: the content of summary.json.
+    """
+
+    curves: list[Curve]
+    summary: dict
+
+
+def remake(folder: ResultsFolder) -> Remade:
+    """Write summary.json, the figures and the page from the other files; return what they show.
+
+    Raises:
+        UserError: if a file is missing that must be there, or one is damaged.
+    """
+    from experiments import figures, page  # matplotlib takes a second to import
 
     config = folder.read_config()
     try:
-        epochs, title, subtitle = config["settings"]["epochs"], config["title"], _subtitle(config)
-    except (KeyError, TypeError):
+        settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
+        epochs, rules = settings["epochs"], rules_of(settings)
+    except (KeyError, TypeError, ValueError):
         raise cli.UserError(
             f"{folder.path / CONFIG}: expected the config.json of a study"
         ) from None
     curves = curves_of(folder.read_results(), epochs)
     if not curves:
         raise cli.UserError(f"{folder.path}: expected finished runs, found none")
-    folder.write_summary(summarize(curves))
+    summary = summarize(curves) | verdicts.summarize(gather(folder, settings), rules)
+    folder.write_summary(summary)
     for name in FIGURES:
         figures.draw(
             curves,
@@ -55,7 +82,18 @@ def remake(folder: ResultsFolder) -> list[Curve]:
             title=title,
             subtitle=f"{subtitle} · {_seeds(curves)}",
         )
-    return curves
+    page.write(folder, config, summary)
+    return Remade(curves, summary)
+
+
+def rules_of(settings: Mapping) -> Rules:
+    """Return the rules of the verdicts, with the margins that a study was run with, if any.
+
+    >>> rules_of({"accuracy_margin": 0.25}).accuracy_margin  # of a point
+    0.0025
+    """
+    given = {name: settings[name] / 100 for name in MARGINS if name in settings}
+    return Rules(**given)
 
 
 def _subtitle(config: dict) -> str:
@@ -74,8 +112,11 @@ def _seeds(curves: list[Curve]) -> str:
 def main(settings: Settings) -> None:
     """Run the program."""
     folder = ResultsFolder(settings.folder)
+    if settings.sweep:
+        kept_sweeps.check(settings.sweep, folder.read_config())
+        kept_sweeps.keep(settings.sweep, folder)
     remake(folder)
-    print(f"drew {', '.join(FIGURES)} and summary.json in {folder.path}")
+    print(f"made {', '.join((*FIGURES, SUMMARY, REPORT))} in {folder.path}")
 
 
 if __name__ == "__main__":

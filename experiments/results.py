@@ -4,8 +4,11 @@
     results.csv      one row per variant, seed and epoch: `Row`
     timing.csv       one run alone, variants in turn within each repeat: `TimingRow`
     predictions.npz  per variant, the class each finished run gives each test image
-    summary.json     per variant: total time, first and last accuracy, with intervals
+    test_set.npz     the test images with their labels: `LabelledImages`
+    sweeps/          runs of `experiments.sweep` that the conclusions also draw on, if any
+    summary.json     per variant: total time, first and last accuracy, with intervals; the verdicts
     figure1.png, figure2.png
+    report.html      everything on one page
 
 Files are written whole under a temporary name and renamed, so that a reader never sees half of one.
 """
@@ -15,6 +18,7 @@ import io
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +32,12 @@ CONFIG = "config.json"
 RESULTS = "results.csv"
 TIMING = "timing.csv"
 PREDICTIONS = "predictions.npz"
+TEST_SET = "test_set.npz"
+SWEEPS = "sweeps"
 SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
-FILES = (CONFIG, RESULTS, TIMING, PREDICTIONS, SUMMARY, *FIGURES)
+REPORT = "report.html"
+FILES = (CONFIG, RESULTS, TIMING, PREDICTIONS, TEST_SET, SUMMARY, *FIGURES, REPORT)
 
 
 class Row(NamedTuple):
@@ -73,6 +80,20 @@ class TimingRow(NamedTuple):
     test_seconds: float
 
 
+class LabelledImages(NamedTuple):
+    """What the runs are tested on, the arrays of test_set.npz.
+
+    Attributes:
+        images: uint8 ``[N, 28, 28]``, in the order of predictions.npz.
+        labels: as the data set gives them, uint8 ``[N]``.
+        wrong: whether reviewers found the label wrong, bool ``[N]``; see `label_errors`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    wrong: np.ndarray
+
+
 @dataclass(frozen=True)
 class ResultsFolder:
     """A folder of results; the methods write or read one file each."""
@@ -91,6 +112,8 @@ class ResultsFolder:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
+            if overwrite:
+                cls(path).write_sweeps([])
             for name in FILES if overwrite else ():
                 (path / name).unlink(missing_ok=True)
         except OSError as error:
@@ -124,9 +147,27 @@ class ResultsFolder:
 
     def write_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
         """Write predictions.npz: by variant, uint8 ``[seeds, test images]``."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **predictions)
-        self._write(PREDICTIONS, buffer.getvalue())
+        self._write_arrays(PREDICTIONS, predictions)
+
+    def write_test_set(self, test_set: LabelledImages) -> None:
+        """Write test_set.npz."""
+        self._write_arrays(TEST_SET, test_set._asdict())
+
+    def write_sweeps(self, sweeps: Sequence[Mapping[str, bytes]]) -> None:
+        """Replace the sweeps that are kept here.
+
+        Args:
+            sweeps: of each the content of its files, by name.
+        """
+        for old in (self.path / SWEEPS).glob("[0-9]*"):
+            for name in (CONFIG, "sweep.csv"):
+                (old / name).unlink(missing_ok=True)
+            old.rmdir()
+        for number, files in enumerate(sweeps, 1):
+            folder = ResultsFolder(self.path / SWEEPS / str(number))
+            folder.path.mkdir(parents=True)
+            for name, content in files.items():
+                folder._write(name, content)
 
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""
@@ -159,6 +200,36 @@ class ResultsFolder:
         """
         return self._read_rows(TIMING, TimingRow)
 
+    def read_predictions(self) -> dict[str, np.ndarray]:
+        """Read predictions.npz.
+
+        Raises:
+            UserError: if it is missing, or not arrays of classes by seed and image.
+        """
+        predictions = self._read_arrays(PREDICTIONS)
+        if any(array.ndim != 2 or array.dtype != np.uint8 for array in predictions.values()):
+            raise UserError(f"{self.path / PREDICTIONS}: expected uint8 [seeds, images] by variant")
+        return predictions
+
+    def read_test_set(self) -> LabelledImages:
+        """Read test_set.npz.
+
+        Raises:
+            UserError: if it is missing, or not the arrays of `LabelledImages`.
+        """
+        arrays = self._read_arrays(TEST_SET)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        n = len(arrays.get("labels", ()))
+        if shapes != {"images": (n, 28, 28), "labels": (n,), "wrong": (n,)}:
+            raise UserError(
+                f"{self.path / TEST_SET}: expected images [N, 28, 28], labels [N] and wrong [N]"
+            )
+        return LabelledImages(**arrays)
+
+    def has(self, name: str) -> bool:
+        """Tell whether a file is there."""
+        return (self.path / name).is_file()
+
     def _write(self, name: str, content: bytes) -> None:
         temporary = self.path / f".{name}.{os.getpid()}.tmp"
         try:
@@ -166,6 +237,11 @@ class ResultsFolder:
             temporary.replace(self.path / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        self._write(name, buffer.getvalue())
 
     def _write_json(self, name: str, content: dict) -> None:
         # NaN is not JSON: whoever puts one here must decide what it means first.
@@ -180,10 +256,22 @@ class ResultsFolder:
 
     def _read(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
-            raise UserError(f"cannot read {self.path / name}: {reason}") from None
+            return self._read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"cannot read {self.path / name}: not text") from None
+
+    def _read_bytes(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {self.path / name}: {error.strerror}") from None
+
+    def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        content = self._read_bytes(name)
+        try:
+            return dict(np.load(io.BytesIO(content), allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+            raise UserError(f"cannot read {self.path / name}: not NumPy's format") from None
 
     def _read_rows(self, name: str, row_type: type) -> list:
         lines = list(csv.reader(io.StringIO(self._read(name))))

@@ -44,7 +44,8 @@ def use_cpu_devices(count: int | None) -> int:
     Returns:
         How many devices JAX sees, of whatever kind.
     """
-    if count is not None or jax.config.jax_num_cpu_devices < 1:
+    asked_for = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if count is not None or asked_for < 1:
         wanted = cores() if count is None else count
         try:
             jax.config.update("jax_num_cpu_devices", wanted)

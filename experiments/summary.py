@@ -74,15 +74,24 @@ def curves_of(rows: Sequence[Row], epochs: int) -> list[Curve]:
         rows: of results.csv, in any order.
         epochs: of a finished run; runs with fewer rows are left out.
     """
-    runs: dict[str, dict[int, list[Row]]] = {}
+    return [_curve(variant, runs) for variant, runs in finished_runs(rows, epochs).items()]
+
+
+def finished_runs(rows: Sequence[Row], epochs: int) -> dict[str, dict[int, list[Row]]]:
+    """Sort rows into finished runs: by variant, in the order of `VARIANTS`, and by rising seed.
+
+    Args:
+        rows: of results.csv, in any order.
+        epochs: of a finished run; runs with fewer rows are left out.
+    """
+    runs: dict[str, dict[int, list[Row]]] = {variant: {} for variant in VARIANTS}
     for row in sorted(rows, key=lambda row: (row.seed, row.epoch)):
         runs.setdefault(row.variant, {}).setdefault(row.seed, []).append(row)
-    curves = []
-    for variant in VARIANTS:
-        finished = {s: r for s, r in runs.get(variant, {}).items() if len(r) == epochs}
-        if finished:
-            curves.append(_curve(variant, finished))
-    return curves
+    finished = {
+        variant: {s: run for s, run in runs[variant].items() if len(run) == epochs}
+        for variant in VARIANTS
+    }
+    return {variant: of_variant for variant, of_variant in finished.items() if of_variant}
 
 
 def _curve(variant: str, runs: dict[int, list[Row]]) -> Curve:

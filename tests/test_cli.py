@@ -36,6 +36,10 @@ MISTAKES = [
     (["--devices", "0"], "--devices: expected at least 1, not 0"),
     (["--compilation-cache", "/dev/null"], "--compilation-cache: expected a folder that this user"),
     (["--timing-repeats", "-1"], "--timing-repeats: expected at least 0, not -1"),
+    (["--accuracy-margin", "0"], "--accuracy-margin: expected above 0, not 0.0"),
+    (["--time-margin", "nan"], "--time-margin: expected above 0, not nan"),
+    (["--time-margin", "inf"], "--time-margin: expected above 0, not inf"),
+    (["--sweep", "/nonexistent"], "cannot read /nonexistent/config.json"),
     (["--epoch", "3"], "Perhaps you meant: --epochs"),
     (["surplus"], "Unrecognized options: surplus"),
     (["--data-dir", "/nonexistent", "--dataset", "mnist"], "/nonexistent"),
@@ -60,7 +64,8 @@ def test_every_setting_reaches_the_program_and_the_config():
     line = (
         "--dataset mnist_sample --data-dir d --train-size 640 --epochs 3 --seeds 4 --first-seed 5"
         " --batch-size 64 --learning-rate 0.1 --variants LeNet LeNet_BN_drop6 --out o --overwrite"
-        " --precision high --seeds-at-once 2 --timing-repeats 1"
+        " --precision high --seeds-at-once 2 --timing-repeats 1 --accuracy-margin 0.2"
+        " --time-margin 5 --sweep s t"
     )
     settings = cli.parse(ablate.Settings, "ablate", line.split())
     assert settings == ablate.Settings(
@@ -78,7 +83,11 @@ def test_every_setting_reaches_the_program_and_the_config():
         precision="high",
         seeds_at_once=2,
         timing_repeats=1,
+        accuracy_margin=0.2,
+        time_margin=5.0,
+        sweep=(Path("s"), Path("t")),
     )
+    assert settings.as_json()["sweep"] == ["s", "t"]
     assert settings.as_json()["out"] == "o"
     assert set(settings.as_json()) == set(vars(replace(settings)))
 

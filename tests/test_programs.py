@@ -86,6 +86,30 @@ def test_the_summary_is_that_of_the_rows(finished):
         assert summary[variant]["total_seconds"]["estimate"] == pytest.approx(total)
 
 
+def test_the_test_set_lies_beside_the_predictions(finished):
+    from jax_lenet import load
+
+    data = load("mnist_sample")
+    with np.load(finished[0] / "test_set.npz", allow_pickle=False) as test_set:
+        np.testing.assert_array_equal(test_set["images"], data.test_images)
+        np.testing.assert_array_equal(test_set["labels"], data.test_labels)
+        assert not test_set["wrong"].any()  # of the fifteen the sample has none
+
+
+def test_the_five_conclusions_are_answered_in_the_summary_and_on_the_screen(finished):
+    out, done = finished
+    verdicts = json.loads((out / "summary.json").read_text())["verdicts"]
+    assert [verdict["verdict"] for verdict in verdicts] == ["undecided"] * 5  # two seeds
+    assert all("2 seeds cannot decide" in verdict["sentence"] for verdict in verdicts[1:])
+    assert "1 repeat cannot decide" in verdicts[0]["sentence"]
+    assert done.stdout.count("Undecided: ") == 5
+    last = {row["variant"]: 0.0 for row in rows_of(out / "results.csv")}
+    for row in rows_of(out / "results.csv"):
+        last[row["variant"]] += float(row["test_accuracy"]) / 2 if row["epoch"] == "2" else 0
+    gain = 100 * (last["LeNet_BN_noDropout"] - last["LeNet"])
+    assert verdicts[1]["parts"][0]["estimate"] == pytest.approx(gain)
+
+
 def test_timing_has_each_variant_once_a_repeat(finished):
     rows = rows_of(finished[0] / "timing.csv")
     assert [row["variant"] for row in rows] == list(VARIANTS)
@@ -131,7 +155,8 @@ def test_the_same_command_again_is_refused_and_loses_nothing(finished):
 
 def test_report_draws_the_same_again_from_the_files_alone(finished):
     out, _ = finished
-    before = {name: (out / name).read_bytes() for name in ("summary.json", "figure1.png")}
+    names = ("summary.json", "figure1.png", "report.html")
+    before = {name: (out / name).read_bytes() for name in names}
     for name in before:
         (out / name).unlink()
     assert run("experiments.report", out).returncode == 0
@@ -212,6 +237,10 @@ def test_help_names_every_setting():
         "--variants",
         "--out",
         "--overwrite",
+        "--timing-repeats",
+        "--accuracy-margin",
+        "--time-margin",
+        "--sweep",
     ):
         assert flag in done.stdout
 

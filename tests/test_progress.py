@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from experiments.progress import Display
+from experiments.progress import Display, table_of_verdicts
 from experiments.results import Row
 
 FIRST = Row("LeNet", 0, 1, 2.25, 0.5, 2.0, 0.625, 1.5)
@@ -57,3 +57,16 @@ def test_time_left_counts_every_epoch_that_is_still_to_come(monkeypatch):
         assert display.seconds_left() == 2 * 2 + 4 * 2
         display.add([FIRST._replace(variant="LeNet_BN_drop6")])  # 4 s
         assert display.seconds_left() == 2 * 2 + 3 * 4
+
+
+def test_the_closing_screen_has_a_row_for_each_verdict_with_its_whole_sentence():
+    verdicts = [
+        {"number": 1, "claim": "It is slow.", "sentence": "Supported: +2% [+1.0, +3.0] (2 runs)."},
+        {"number": 2, "claim": "It is right.", "sentence": "Undecided: by [red]nobody[/red]."},
+    ]
+    text = io.StringIO()
+    Console(file=text, width=120).print(table_of_verdicts(verdicts))
+    lines = text.getvalue().splitlines()
+    (first,) = (line for line in lines if "It is slow." in line)
+    assert "Supported: +2% [+1.0, +3.0] (2 runs)." in first
+    assert any("[red]nobody[/red]" in line for line in lines)  # no markup

@@ -1,5 +1,6 @@
 """The README's commands and code are what a reader will try first."""
 
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +34,36 @@ def test_the_python_example_runs_as_printed(capsys):
     # Three epochs on the sample: far above the one in ten of a guess.
     assert (printed > 0.5).all()
     np.testing.assert_allclose(np.exp(names["log_probs"]).sum(1), 1, rtol=1e-5)
+
+
+def speed_rows(benchmark):
+    """The README's lines of speed, from benchmark.json."""
+    rows = {(row["variant"], row["contender"], row["seeds_at_once"]): row for row in benchmark}
+
+    def ratio(ratios, part):
+        found = ratios[part]
+        return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+    for variant in dict.fromkeys(row["variant"] for row in benchmark):
+        ours, flax = rows[variant, "jax_lenet", 1], rows[variant, "flax", 1]
+        ratios = ours["ratio_to_torch"]
+        cells = (
+            f"`{variant}`",
+            f"{ours['train_seconds']:.2f} s",
+            ratio(ratios, "train"),
+            f"{flax['train_seconds'] / ours['train_seconds']:.1f}",
+            f"{ours['test_seconds']:.3f} s",
+            ratio(ratios, "test"),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def test_the_table_of_speed_is_that_of_the_kept_benchmark():
+    kept = json.loads((ROOT / "docs" / "benchmark.json").read_text(encoding="utf-8"))
+    assert kept["finished"]
+    assert kept["data"]["sizes"]["train"] == 50_000
+    for line in speed_rows(kept["rows"]):
+        assert line in README.splitlines()
 
 
 def test_every_file_and_variant_that_it_names_exists():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.cli import UserError
-from experiments.results import ResultsFolder, Row, TimingRow
+from experiments.results import LabelledImages, ResultsFolder, Row, TimingRow
 
 ROW = Row(
     "LeNet", 3, 1, np.float32(2.3), np.float32(0.1), np.float32(2.25), np.float32(0.9768), 1.5
@@ -55,6 +55,55 @@ def test_predictions_are_one_array_per_variant(folder):
     with np.load(folder.path / "predictions.npz", allow_pickle=False) as stored:
         assert stored["LeNet"].dtype == np.uint8
         np.testing.assert_array_equal(stored["LeNet"], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_predictions_and_test_set_are_read_back_as_written(folder):
+    predictions = {"LeNet": np.arange(6, dtype=np.uint8).reshape(2, 3)}
+    images = np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)
+    test_set = LabelledImages(images, np.uint8([7, 0, 9]), np.array([False, True, False]))
+    folder.write_predictions(predictions)
+    folder.write_test_set(test_set)
+    assert folder.has("test_set.npz")
+    np.testing.assert_array_equal(folder.read_predictions()["LeNet"], predictions["LeNet"])
+    for found, written in zip(folder.read_test_set(), test_set, strict=True):
+        assert found.dtype == written.dtype
+        np.testing.assert_array_equal(found, written)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("name", ["predictions.npz", "test_set.npz"])
+def test_arrays_that_cannot_be_read_are_named(folder, name, content):
+    (folder.path / name).write_bytes(content)
+    read = folder.read_predictions if name == "predictions.npz" else folder.read_test_set
+    with pytest.raises(UserError, match=rf"cannot read .*{name}: not NumPy's format"):
+        read()
+
+
+def test_arrays_of_another_shape_are_refused(folder):
+    folder.write_predictions({"LeNet": np.zeros(3, np.uint8)})
+    with pytest.raises(UserError, match=r"expected uint8 \[seeds, images\] by variant"):
+        folder.read_predictions()
+    three = LabelledImages(np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8), np.zeros(3))
+    folder.write_test_set(three)
+    with pytest.raises(UserError, match=r"test_set.npz: expected images \[N, 28, 28\]"):
+        folder.read_test_set()
+
+
+def test_arrays_that_are_not_there_are_named(folder):
+    assert not folder.has("predictions.npz")
+    with pytest.raises(UserError, match=r"cannot read .*predictions.npz: No such file"):
+        folder.read_predictions()
+
+
+def test_kept_sweeps_are_replaced_as_a_whole_and_go_when_results_are_overwritten(folder):
+    files = [{"config.json": b"1", "sweep.csv": b"2"}, {"config.json": b"3", "sweep.csv": b"4"}]
+    folder.write_sweeps(files)
+    assert (folder.path / "sweeps" / "2" / "sweep.csv").read_bytes() == b"4"
+    folder.write_sweeps(files[1:])
+    assert [path.name for path in (folder.path / "sweeps").iterdir()] == ["1"]
+    assert (folder.path / "sweeps" / "1" / "config.json").read_bytes() == b"3"
+    ResultsFolder.create(folder.path, overwrite=True)
+    assert not list((folder.path / "sweeps").glob("*"))
 
 
 def test_no_temporary_file_is_left(folder):

@@ -1,0 +1,270 @@
+"""Why a conclusion holds or not: one check each, computed from the results or on the model itself.
+
+Each function returns summary.json's ``mechanism``: a title, the finding in words, its numbers. What
+a folder lacks for a check is what the words then say.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from scipy import stats
+
+from experiments.evidence import Evidence, LackingError, log_time_ratios, paired
+from experiments.questions import BOTH, DROP, DROPOUT_PAIRS, NORM, PLAIN
+from experiments.sentences import joined, signed
+from experiments.sweep_questions import learning_rate_pair
+from jax_lenet.models import CLASSES, IMAGE_SHAPE, VARIANTS
+
+SWEEP_COMMAND = (
+    "python -m experiments.sweep --learning-rates 0.003 0.01 0.03 0.1 0.3"
+    " --out results-learning-rate"
+)
+
+
+def where_time_goes(evidence: Evidence) -> dict:
+    """Conclusion 1: the same ratios for training and for testing, which were timed apart.
+
+    In testing dropout does nothing, and batch norm is a fixed scale and shift: what either costs
+    beyond that must show in training.
+    """
+    title = "What training costs, and what testing costs"
+    phases = {"training": lambda seconds: seconds[0], "testing": lambda seconds: seconds[1]}
+    added = {"batch norm": NORM, "dropout": DROP, "both": BOTH}
+    numbers: dict[str, dict[str, float]] = {}
+    for phase, pick in phases.items():
+        for name, variant in added.items():
+            try:
+                ratios = log_time_ratios(evidence, (variant, PLAIN), pick)
+            except LackingError as lacking:
+                return _lacks(title, lacking)
+            numbers.setdefault(phase, {})[name] = float(np.exp(ratios.mean()))
+    told = [
+        f"{phase} takes "
+        + joined([f"{ratio:.2f} times as long with {n}" for n, ratio in own.items()])
+        for phase, own in numbers.items()
+    ]
+    text = (
+        f"Timed apart and beside the plain model, {told[0]}; {told[1]}. In testing dropout does"
+        " nothing and batch norm is a fixed scale and shift."
+    )
+    return {"title": title, "text": text, "numbers": numbers}
+
+
+def gain_by_learning_rate(evidence: Evidence) -> dict:
+    """Conclusion 2: what is left of batch norm's gain where each model has its best learning rate.
+
+    One rate for both also tests which model that rate suits.
+    """
+    title = "Batch norm's gain by learning rate"
+    pair = learning_rate_pair(evidence, (NORM, PLAIN))
+    if pair is None:
+        text = (
+            f"Both models were trained at learning rate {evidence.learning_rate:g} alone, which may"
+            f" suit one of them better. `{SWEEP_COMMAND}` trains them at others, and `python -m"
+            " experiments.report FOLDER --sweep results-learning-rate` takes that in."
+        )
+        return {"title": title, "text": text, "numbers": {}}
+    by_rate = {rate: 100 * gain for rate, gain in pair.gain_by_rate.items()}
+    base = pair.plain.candidates.baseline
+    best = {"with batch norm": pair.treated.chosen_rate, "without": pair.plain.chosen_rate}
+    gain = 100 * float(pair.gain_at_best.mean())
+    rates = joined([f"{_points(by_rate[rate])} at {rate:g}" for rate in by_rate])
+    at_end = [name for name, c in zip(best, pair, strict=True) if c.at_end]
+    text = (
+        f"Over {len(pair.plain.seeds)} seeds batch norm changes last-epoch test accuracy by"
+        f" {_points(by_rate[base])} at the report's learning rate {base:g}, and by {_points(gain)}"
+        f" with each model at the rate that its validation accuracy chooses"
+        f" ({best['with batch norm']:g} with batch norm, {best['without']:g} without"
+        f"{'; the last one tried ' + joined(at_end) if at_end else ''})."
+        f" By rate: {rates}."
+    )
+    numbers = {
+        "report_rate": base,
+        "best_rate": best,
+        "gain_at_report_rate": by_rate[base],
+        "gain_at_best_rates": gain,
+        "gain_by_rate": {f"{rate:g}": value for rate, value in by_rate.items()},
+    }
+    return {"title": title, "text": text, "numbers": numbers}
+
+
+def floor_of_loss(rate: float, classes: int = CLASSES) -> float:
+    """Return the least expected loss that dropout on the logits leaves possible, in nats.
+
+    ``rate * E[log(1 + D)]`` with D ~ Binomial(classes - 1, rate). Dropout sets each logit to zero
+    with probability ``rate``. Where it keeps the true class's z, the loss is above 0, and comes as
+    near as one likes with a large z. Where it drops it, ``exp(0) = 1`` competes with 1 for each of
+    the D wrong logits that are dropped too, and with more than 0 for each that is kept: the loss is
+    above ``log(1 + D)``, and comes near it with wrong logits far below zero. Both limits go
+    together, so this is the infimum, for one image and so for any mean over images. No finite
+    logits reach it.
+
+    Args:
+        rate: the fraction dropped.
+        classes: how many logits.
+
+    >>> round(floor_of_loss(0.5, classes=2), 4)  # by hand: log(2) in one of four cases
+    0.1733
+    """
+    others = np.arange(classes)
+    return float(rate * stats.binom.pmf(others, classes - 1, rate) @ np.log1p(others))
+
+
+def loss_floor(evidence: Evidence) -> dict:
+    """Conclusion 3: drop7 puts a floor under the training loss; the measured loss beside it."""
+    title = "The floor that drop7 puts under the training loss"
+    rate = float(VARIANTS[DROP].dropout[1])
+    floor = floor_of_loss(rate)
+    losses = {name: loss for name in VARIANTS if (loss := _last_loss(evidence, name)) is not None}
+    with_drop7 = {name: loss for name, loss in losses.items() if VARIANTS[name].dropout[1]}
+    without = {name: loss for name, loss in losses.items() if not any(VARIANTS[name].dropout)}
+    text = (
+        f"In {100 * rate:g}% of all draws drop7 sets the true class's logit to zero, level with"
+        f" every other that it drops: no weights bring the expected training loss below"
+        f" {floor:.3f}. Measured in the last epoch: {_losses(with_drop7)} with drop7,"
+        f" {_losses(without)} without dropout."
+    )
+    return {"title": title, "text": text, "numbers": {"floor": floor, "rate": rate, **losses}}
+
+
+def _last_loss(evidence: Evidence, variant: str) -> float | None:
+    if variant not in evidence.runs:
+        return None
+    losses = evidence.runs[variant].train_loss[:, -1]
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _losses(losses: dict[str, float]) -> str:
+    return joined([f"{loss:.3f} ({name})" for name, loss in losses.items()]) or "nothing"
+
+
+class Reach(NamedTuple):
+    """How much changes with the dropout mask, weights and images the same.
+
+    Attributes:
+        log_probs: the largest change of a log-probability.
+        statistics: the largest change of a mean or variance that batch norm takes in.
+    """
+
+    log_probs: float
+    statistics: float
+
+
+def reach_of_dropout(model: nn.Module) -> Reach:
+    """Train-mode passes of one model over the same images with two dropout keys, compared.
+
+    Args:
+        model: with batch norm and dropout; takes images float32 ``[N, 28, 28, 1]``.
+    """
+    draws = np.random.default_rng(0)
+    images = jnp.asarray(draws.normal(size=(8, *IMAGE_SHAPE)), jnp.float32)
+    # Any weights will do, and those of NumPy take no compiler.
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(draws.normal(0, 0.1, leaf.shape), leaf.dtype),
+        jax.eval_shape(model.init, jax.random.key(0), images),
+    )
+    log_probs, statistics = zip(
+        *(
+            model.apply(
+                variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
+            for key in (jax.random.key(1), jax.random.key(2))
+        ),
+        strict=True,
+    )
+    return Reach(_largest_change(*log_probs), _largest_change(*statistics))
+
+
+def _largest_change(first: object, second: object) -> float:
+    changes = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), first, second)
+    return float(np.max(jax.tree.leaves(changes)))
+
+
+@cache
+def _reach(variant: str) -> Reach:
+    return reach_of_dropout(VARIANTS[variant].clone(form="plain"))  # one quick compilation less
+
+
+def order_of_layers(evidence: Evidence) -> dict:
+    """Conclusion 4: whether dropout can disturb the variance that batch norm learns.
+
+    Batch norm behind dropout learns the variance of what dropout has thinned out and scaled up, and
+    meets another in evaluation (Li and others 2019, the variance shift). That needs a path from a
+    dropout's output to a batch norm's input.
+    """
+    del evidence  # it is the models that are looked at
+    both = [name for name, m in VARIANTS.items() if m.batch_norm and any(m.dropout)]
+    found = {name: _reach(name) for name in both}
+    moved = max(reach.statistics for reach in found.values())
+    words = (
+        "every batch norm stands before every dropout, and the known quarrel of the two, a variance"
+        " that shifts between training and evaluation, cannot act here"
+        if moved == 0
+        else "dropout reaches batch norm, whose variance may shift between training and evaluation"
+    )
+    masks = joined([f"{reach.log_probs:.2g} ({name})" for name, reach in found.items()])
+    text = (
+        "With the same weights and images, another dropout mask changes the log-probabilities by up"
+        f" to {masks}, and the means and variances that bn1, bn3 and bn5 take in by up to"
+        f" {moved:.2g}: {words}."
+    )
+    return {
+        "title": "Whether dropout can disturb batch norm",
+        "text": text,
+        "numbers": {name: reach._asdict() for name, reach in found.items()},
+    }
+
+
+def made_of(evidence: Evidence) -> dict:
+    """Conclusion 5: what the difference in gain is made of, and in how many epochs dropout leads.
+
+    The gain from first to last epoch is larger by as much as the start is lower, plus what is
+    gained or lost at the end. A model that learns faster overtakes.
+    """
+    title = "What the faster learning is made of"
+    told, numbers = [], {}
+    for condition, pair in DROPOUT_PAIRS.items():
+        try:
+            courses = paired(evidence, pair, lambda runs: runs.test_accuracy).differences
+        except LackingError as lacking:
+            return _lacks(title, lacking)
+        course = 100 * courses.mean(0)
+        lower, last, ahead = -float(course[0]), float(course[-1]), int((course > 0).sum())
+        numbers[condition] = {
+            "lower_start": lower,
+            "last": last,
+            "gain": last + lower,
+            "epochs_ahead": ahead,
+            "epochs": len(course),
+        }
+        told.append(
+            f"{condition} the difference in gain, {_points(last + lower)}, is {_points(lower)} from"
+            f" a lower start and {_points(last)} at the end, and dropout is ahead after {ahead} of"
+            f" {len(course)} epochs"
+        )
+    text = f"{'; '.join(told)}."
+    return {"title": title, "text": text[0].upper() + text[1:], "numbers": numbers}
+
+
+def _points(value: float) -> str:
+    return f"{signed(value, 'points')} points"
+
+
+def _lacks(title: str, lacking: LackingError) -> dict:
+    return {"title": title, "text": f"Not computed: {lacking}.", "numbers": {}}
+
+
+#: One for each of the five conclusions, in order.
+MECHANISMS: tuple[Callable[[Evidence], dict], ...] = (
+    where_time_goes,
+    gain_by_learning_rate,
+    loss_floor,
+    order_of_layers,
+    made_of,
+)

@@ -1,0 +1,244 @@
+"""A question to a results folder: what is compared, what is claimed, and what the folder says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from experiments.evidence import (
+    NO_IMAGES,
+    Evidence,
+    LackingError,
+    Measure,
+    in_words,
+    log_time_ratios,
+    paired,
+)
+from jax_lenet.decisions import (
+    Claim,
+    Comparison,
+    Rules,
+    Verdict,
+    compare,
+    compare_accuracy,
+    decide_all,
+)
+from jax_lenet.statistics import exponential
+
+Pair = tuple[str, str]
+
+PLAIN, NORM = "LeNet", "LeNet_BN_noDropout"
+DROP, BOTH = "LeNet_noBN_Dropout", "LeNet_BN_Dropout"
+NORM_DROP6 = "LeNet_BN_drop6"
+# Of a model with batch norm and the same without: by what both have.
+NORM_PAIRS: dict[str, Pair] = {"without dropout": (NORM, PLAIN), "with dropout": (BOTH, DROP)}
+# Of a model with dropout in two layers and the same without.
+DROPOUT_PAIRS: dict[str, Pair] = {
+    "without batch norm": (DROP, PLAIN),
+    "with batch norm": (BOTH, NORM),
+}
+
+
+class Data(NamedTuple):
+    """What a folder says to a question.
+
+    Attributes:
+        comparison: None where there are no numbers.
+        lacking: why the numbers, if any, decide nothing; None where they may.
+        note: on how the comparison was made, beyond its own words.
+        by_image: whether the test images count as a source of randomness.
+        left_out: runs that diverged and whose seeds are not compared, in words.
+    """
+
+    comparison: Comparison | None
+    lacking: str | None = None
+    note: str = ""
+    by_image: bool = False
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing asked of the data.
+
+    Attributes:
+        name: short, and unlike the others' of its conclusion.
+        text: the question.
+        where: what follows its number in the conclusion's sentence.
+        compared: the two sides, as a rule variants.
+        measure: what is compared.
+        claim: what the report says; of logarithms where ``unit`` is "ratio".
+        data: what the folder says.
+        unit: "points" for accuracy, "ratio" for time.
+        at_least: whether the claim is to be no worse, so that no practical difference bears it out.
+    """
+
+    name: str
+    text: str
+    where: str
+    compared: Pair
+    measure: str
+    claim: Claim
+    data: Data
+    unit: Literal["points", "ratio"] = "points"
+    at_least: bool = False
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The comparison that can decide it, if there is one."""
+        return None if self.data.lacking else self.data.comparison
+
+
+def accuracy_data(evidence: Evidence, pair: Pair, measure: Measure, rules: Rules) -> Data:
+    """Return what a folder says to a difference of two variants' accuracies.
+
+    Seeds and images are both random where a measure is kept by image. Where it could be and the
+    files are not there, the numbers are shown and decide nothing: an interval that takes the test
+    images for granted is too narrow.
+    """
+    try:
+        if measure.two_epochs and evidence.epochs < 2:
+            raise LackingError("one epoch is the first and the last")
+        if measure.of_image is not None and evidence.has_images(pair):
+            found = paired(evidence, pair, measure.of_image)
+            comparison = compare_accuracy(found.differences, rules)
+            return Data(comparison, by_image=True, left_out=in_words(found.left_out))
+        found = paired(evidence, pair, measure.of_seed)
+    except LackingError as lacking:
+        return Data(None, str(lacking))
+    return Data(
+        compare(found.differences, rules),
+        lacking=NO_IMAGES if measure.of_image else None,
+        note=f"over the seeds alone: {measure.why_not}" if measure.why_not else "",
+        left_out=in_words(found.left_out),
+    )
+
+
+class Asked(NamedTuple):
+    """A question of accuracy, to be put to several pairs of variants.
+
+    Attributes:
+        name: as in `Question`; what the pair has in common is added.
+        text: with a place ``{}`` for it.
+        where: as in `Question`; it is added.
+        measure: what is compared.
+        direction: claimed.
+        at_least: as in `Question`.
+    """
+
+    name: str
+    text: str
+    where: str
+    measure: Measure
+    direction: Literal["greater", "less"]
+    at_least: bool = False
+
+    def of(self, pairs: dict[str, Pair], evidence: Evidence, rules: Rules) -> Iterator[Question]:
+        """Yield the question for each pair, treated and plain, by what both have."""
+        for condition, pair in pairs.items():
+            yield Question(
+                f"{self.name}, {condition}",
+                self.text.format(condition),
+                f"{self.where} {condition}",
+                pair,
+                self.measure.name,
+                Claim(self.direction, rules.accuracy_margin),
+                accuracy_data(evidence, pair, self.measure, rules),
+                at_least=self.at_least,
+            )
+
+
+def time_data(evidence: Evidence, pair: Pair, rules: Rules) -> Data:
+    """Return what a folder says to the ratio of two variants' times for an epoch."""
+    try:
+        ratios = log_time_ratios(evidence, pair)
+    except LackingError as lacking:
+        return Data(None, str(lacking))
+    return Data(compare(ratios, rules, unit="repeats"), note="of the ratio's logarithm")
+
+
+def sweep_data(differences: np.ndarray, rules: Rules) -> Data:
+    """Return what a sweep says, from differences by seed, ``[n]``."""
+    note = "over the seeds alone: a sweep keeps no predictions"
+    return Data(compare(differences, rules), note=note)
+
+
+def decide_questions(questions: Sequence[Question], rules: Rules) -> list[Verdict | None]:
+    """Decide a family of questions, in order; None for those that lack data, which do not count."""
+    asked = [(q.comparison, q.claim) for q in questions if q.comparison is not None]
+    verdicts = iter(decide_all(asked, rules) if asked else [])
+    return [None if q.comparison is None else _borne_out(q, next(verdicts)) for q in questions]
+
+
+def _borne_out(question: Question, verdict: Verdict) -> Verdict:
+    if question.at_least and verdict.answer == "no practical difference":
+        reason = f"{verdict.reason}, and no more is claimed than to be at least equal"
+        return verdict._replace(answer="supported", reason=reason)
+    return verdict
+
+
+def as_json(question: Question, verdict: Verdict | None, family: int, counts: bool) -> dict:
+    """Return a question with its answer as one of the parts in summary.json.
+
+    Args:
+        question: the question.
+        verdict: on it; None where data are lacking.
+        family: how many tests were corrected together.
+        counts: whether it is part of the conclusion's verdict.
+    """
+    data = question.data
+    reason = verdict.reason if verdict else str(data.lacking)
+    left_out = f"; left out, as a run diverged: {data.left_out}" if data.left_out else ""
+    return {
+        "name": question.name,
+        "question": question.text,
+        "where": question.where,
+        "compared": list(question.compared),
+        "measure": question.measure,
+        "unit": question.unit,
+        "verdict": verdict.answer if verdict else "undecided",
+        "reason": reason + left_out,
+        **_numbers(question),
+        "p_adjusted": verdict.adjusted_p if verdict else None,
+        "family": family,
+        "margin": _margin(question),
+        "direction": question.claim.direction,
+        "at_least": question.at_least,
+        "seeds_needed": verdict.seeds_needed if verdict else None,
+        "by_image": data.by_image,
+        "left_out": data.left_out,
+        "counts": counts,
+    }
+
+
+def _numbers(question: Question) -> dict:
+    """Return estimate, interval and raw p in the question's unit."""
+    comparison, note = question.data.comparison, question.data.note
+    if comparison is None:
+        empty = dict.fromkeys(("estimate", "low", "high", "level"))
+        n_of = "repeats" if question.unit == "ratio" else "seeds"
+        return empty | {"method": "none", "n": 0, "n_of": n_of, "p": None}
+    interval = comparison.interval
+    if question.unit == "ratio":
+        interval = exponential(interval)
+    else:
+        ends = {end: getattr(interval, end) for end in ("estimate", "low", "high")}
+        interval = interval._replace(**{k: v if v is None else 100 * v for k, v in ends.items()})
+    tests = " and ".join(test.method for test in comparison.tests)
+    return {
+        "estimate": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+        "method": f"{interval.method}{f', {note}' if note else ''}; tested by {tests}",
+        "n": interval.n,
+        "n_of": comparison.unit,
+        "p": comparison.p,
+    }
+
+
+def _margin(question: Question) -> float:
+    """Return the margin in the question's unit; of a ratio, by how much it may differ from 1."""
+    margin = question.claim.margin
+    return float(np.expm1(margin)) if question.unit == "ratio" else 100 * margin

@@ -1,0 +1,366 @@
+"""Which dropout rate is right for LeNet-5, and which learning rate?
+
+    python -m experiments.sweep
+
+trains with dropout rates 0 to 0.8 in drop6, in drop7 and in both, with and without batch norm,
+from eight seeds: 400 runs (rate 0 is one run for all three choices of layers), 4,000 epochs. On two
+cores of an AMD EPYC server, at a second an epoch, that takes some seventy minutes; half of it with
+``--seeds 4``, a third with ``--layers drop6``.
+
+    python -m experiments.sweep --learning-rates 0.003 0.01 0.03 0.1 0.3 --out results-learning-rate
+
+trains LeNet and LeNet_BN_noDropout with these learning rates instead: 80 runs, a quarter of an
+hour. Both leave the runs, the rate that the validation images choose, and a chart in the folder.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from itertools import repeat
+from pathlib import Path
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import cli, environment
+from experiments.progress import say, say_source
+from experiments.report import SOURCES
+from experiments.settings import JaxSettings
+from experiments.sweep_progress import Display, say_curves
+from experiments.sweep_results import (
+    PROGRAM,
+    Candidates,
+    Point,
+    Sweep,
+    SweepFolder,
+    SweepRow,
+    read,
+    summarize,
+)
+from jax_lenet import VARIANTS, Dataset, Examples, Hyperparameters, Programs, split
+from jax_lenet.ensemble import Placed, compile_programs, devices_to_split
+from jax_lenet.training import examples, prepare_examples
+
+DROPOUT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+LAYERS = ("drop6", "drop7", "both")
+
+
+@dataclass(frozen=True)
+class Settings(JaxSettings):
+    """Train LeNet-5 with many dropout rates, or learning rates, and choose one of them."""
+
+    dropout_rates: tuple[float, ...] = DROPOUT_RATES
+    """To try; 0, which the others are compared with, is added where it is missing."""
+    layers: tuple[Literal["drop6", "drop7", "both"], ...] = LAYERS
+    """Which layers have the rate; of several, one after the other."""
+    learning_rates: tuple[float, ...] | None = None
+    """To try, instead of dropout rates; --learning-rate, which the others are compared with, is
+    added where it is missing."""
+    learning_rate: float = 0.01
+    """Of plain SGD; where learning rates are tried, the one that they are compared with."""
+    seeds: int = 8
+    """Runs of each rate."""
+    variants: tuple[str, ...] = ("LeNet", "LeNet_BN_noDropout")
+    """Which models to train. Dropout rates are for LeNet (no batch norm) and LeNet_BN_noDropout
+    (batch norm); learning rates are for any of the six."""
+    runs_at_once: int | None = None
+    """Runs, of whatever rate and seed, that train together: 1 on a CPU, 32 on a GPU unless told
+    otherwise."""
+    out: Path = Path("results-sweep")
+    """The folder that gets the results."""
+
+    def check(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        super().check()
+        if self.runs_at_once is not None and self.runs_at_once < 1:
+            raise cli.UserError(f"--runs-at-once: expected at least 1, not {self.runs_at_once}")
+        if self.learning_rates is None:
+            self._check_dropout()
+        else:
+            self._check_learning_rates(self.learning_rates)
+
+    def _check_dropout(self) -> None:
+        _check_rates("--dropout-rates", self.dropout_rates, "in [0, 1)", is_dropout_rate)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise cli.UserError("--layers: expected one or more of drop6, drop7, both, each once")
+        for name in self.variants:
+            if VARIANTS[name].dropout != (0, 0):
+                raise cli.UserError(
+                    "--variants: expected models without dropout, since the sweep sets it, LeNet or"
+                    f" LeNet_BN_noDropout, not {name}"
+                )
+
+    def _check_learning_rates(self, rates: tuple[float, ...]) -> None:
+        _check_rates("--learning-rates", rates, "that are positive", is_learning_rate)
+        for flag, given, default in (
+            ("--dropout-rates", self.dropout_rates, DROPOUT_RATES),
+            ("--layers", self.layers, LAYERS),
+        ):
+            if given != default:
+                raise cli.UserError(
+                    f"{flag}: expected not beside --learning-rates: one sweep varies one rate"
+                )
+
+    def load(self) -> Dataset:
+        """Read the data, and check that some images are left for validation."""
+        data = super().load()
+        if not len(data.validation_labels):
+            most = {"mnist": 50_000, "mnist_sample": 3_000}[data.name]
+            why = f" ({data.source.notice})" if data.source.notice else ""
+            raise cli.UserError(
+                "--train-size: expected some training images to be left for validation, which"
+                f" chooses the rate, but all {len(data.train_labels):,} are trained on; with"
+                f" --train-size {most} there are as many as test images{why}"
+            )
+        return data
+
+    @property
+    def candidates(self) -> tuple[Candidates, ...]:
+        """The rates to choose among, for each model and choice of layers."""
+        base = self.learning_rate
+        if self.learning_rates is not None:
+            rates = tuple(sorted({base, *self.learning_rates}))
+            return tuple(Candidates(name, None, rates, base) for name in self.variants)
+        rates = tuple(sorted({0.0, *self.dropout_rates}))
+        return tuple(
+            Candidates(name, layers, rates, base)
+            for name in self.variants
+            for layers in self.layers
+        )
+
+    @cached_property
+    def width(self) -> int:
+        """How many runs train together."""
+        return self.runs_at_once or (1 if jax.default_backend() == "cpu" else 32)
+
+
+def is_dropout_rate(rate: float) -> bool:
+    """Tell whether training can take a rate, which it does as float32."""
+    return bool(0 <= rate < 1 and np.float32(rate) < 1)
+
+
+def is_learning_rate(rate: float) -> bool:
+    """Tell whether training can take a learning rate, which it does as float32."""
+    return 1e-38 < rate < 1e38
+
+
+def _check_rates(
+    flag: str, rates: tuple[float, ...], expected: str, possible: Callable[[float], bool]
+) -> None:
+    if not rates:
+        raise cli.UserError(f"{flag}: expected at least one rate, not none")
+    for rate in rates:
+        if not possible(rate):
+            raise cli.UserError(f"{flag}: expected rates {expected}, not {rate:g}")
+    if len({float(np.float32(rate)) for rate in rates}) < len(rates):
+        given = " ".join(f"{rate:g}" for rate in rates)
+        raise cli.UserError(f"{flag}: expected each rate once, not {given}")
+
+
+class Run(NamedTuple):
+    """A run: what it is trained with, and its seed."""
+
+    point: Point
+    seed: int
+
+
+def groups_of(candidates: Sequence[Candidates], seeds: range, width: int) -> Iterator[list[Run]]:
+    """Yield one model's runs in groups that train together; one for several layers comes once.
+
+    >>> settings = Settings(dropout_rates=(0.5,), layers=("drop7",), variants=("LeNet",))
+    >>> groups = groups_of(settings.candidates, range(2), 3)
+    >>> [[(run.point.drop7, run.seed) for run in group] for group in groups]
+    [[(0.0, 0), (0.5, 0), (0.0, 1)], [(0.5, 1)]]
+    """
+    points = dict.fromkeys(c.point(rate) for c in candidates for rate in c.rates)
+    runs = [Run(point, seed) for seed in seeds for point in points]
+    for start in range(0, len(runs), width):
+        yield runs[start : start + width]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The examples of a sweep, prepared for all models.
+
+    Attributes:
+        train: to train on.
+        held_out: the validation images, then the test images: one program looks at both, once.
+        labels: of the held-out images, on the host, ``[validation + test]``.
+        validation: how many of them are validation images.
+    """
+
+    train: Examples
+    held_out: Examples
+    labels: np.ndarray
+    validation: int
+
+    @classmethod
+    def of(cls, data: Dataset, moments: bool) -> "Data":
+        """Put a data set on the device."""
+        labels = np.concatenate([data.validation_labels, data.test_labels])
+        images = np.concatenate([data.validation_images, data.test_images])
+        train = examples(data.train_images, data.train_labels)
+        return cls(
+            train=prepare_examples(train, moments),
+            held_out=prepare_examples(examples(images, labels), moments=False),
+            labels=labels,
+            validation=len(data.validation_labels),
+        )
+
+
+def compile_for(settings: Settings, variant: str, data: Data) -> Programs:
+    """Compile what trains every run of one model, whatever its rates and seed."""
+    model = VARIANTS[variant].clone(precision=settings.precision)
+    sizes = len(data.train.labels), len(data.labels)
+    return compile_programs(
+        model,
+        data.train,
+        data.held_out,
+        runs=settings.width,
+        batch_size=settings.batch_size,
+        traced_dropout=settings.learning_rates is None,
+        devices=devices_to_split(*sizes, settings.batch_size),
+    )
+
+
+def train_group(
+    programs: Programs,
+    placed: Placed,
+    data: Data,
+    group: Sequence[Run],
+    epochs: int,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> list[SweepRow]:
+    """Train a group of runs to the end, and only then test them.
+
+    `fit` tests after every epoch, which here would take an eighth of the time for nothing: what
+    counts is the last epoch.
+
+    Args:
+        programs: for at least as many runs; the places that are left train the last run again, so
+            that one compiled function serves every group.
+        placed: by the programs.
+        data: what was placed.
+        group: the runs.
+        epochs: at least 1.
+        on_epoch: called after each epoch.
+    """
+    start = perf_counter()
+    padded = [*group, *repeat(group[-1], programs.runs - len(group))]
+    seeds, hyperparameters = split.place_runs(_arrays(padded, programs), programs.mesh)
+    state = programs.init(seeds)
+    losses = []
+    for _ in range(epochs):
+        state, loss = programs.epoch(hyperparameters, state, placed.train, seeds)
+        losses.append(np.asarray(loss))
+        on_epoch()
+    trained = programs.evaluate_train(state.variables, placed.check)
+    held_out = programs.evaluate_test(state.variables, placed.test)
+    right = np.asarray(held_out.predictions) == np.asarray(data.labels)
+    finite = np.all(np.isfinite([*losses, np.asarray(held_out.loss)]), axis=0)
+    seconds = round((perf_counter() - start) / len(group), 6)
+    return [
+        SweepRow(
+            *run.point,
+            seed=run.seed,
+            train_loss=losses[-1][i],
+            train_accuracy=trained.accuracy[i],
+            validation_accuracy=right[i][: data.validation].mean(),
+            test_accuracy=right[i][data.validation :].mean(),
+            diverged=int(not finite[i]),
+            seconds=seconds,
+        )
+        for i, run in enumerate(group)
+    ]
+
+
+def _arrays(runs: Sequence[Run], programs: Programs) -> tuple[jax.Array, Hyperparameters]:
+    """Return the seeds and rates of runs as the programs take them, each ``[R]``."""
+    points = np.array([run.point for run in runs], np.float32)
+    _, drop6, drop7, learning_rate = jnp.asarray(points).T
+    dropout = (drop6, drop7) if programs.traced_dropout else None
+    seeds = jnp.asarray([run.seed for run in runs], jnp.uint32)
+    return seeds, Hyperparameters(learning_rate, dropout)
+
+
+def train_all(settings: Settings, data: Dataset, folder: SweepFolder, display: Display) -> None:
+    """Train every run, model after model, and write each as it comes."""
+    on_device = Data.of(data, any(VARIANTS[name].batch_norm for name in settings.variants))
+    rows: list[SweepRow] = []
+    for variant in settings.variants:
+        display.now(f"{variant}: compiling")
+        programs = compile_for(settings, variant, on_device)
+        placed = programs.place(on_device.train, on_device.held_out)
+        own = [c for c in settings.candidates if c.variant == variant]
+        for group in groups_of(own, settings.all_seeds, settings.width):
+            display.now(f"{variant}: run {len(rows) + 1}")
+            finished = train_group(
+                programs,
+                placed,
+                on_device,
+                group,
+                settings.epochs,
+                partial(display.epoch, len(group)),
+            )
+            rows += finished
+            folder.write_sweep_rows(rows)
+            display.add(finished)
+
+
+def remake(folder: SweepFolder) -> Sweep:
+    """Write sweep.json and sweep.png from the other files; return what was drawn."""
+    from experiments import sweep_figure  # matplotlib takes a second to import
+
+    sweep = read(folder.path)
+    folder.write_sweep_summary(summarize(sweep.curves))
+    title, subtitle = sweep.config["title"], _subtitle(sweep.config)
+    folder.write_figure(sweep_figure.draw(sweep.curves, title=title, subtitle=subtitle))
+    return sweep
+
+
+def _subtitle(config: dict) -> str:
+    settings, sizes = config["settings"], config["data"]["sizes"]
+    first, last = settings["first_seed"], settings["first_seed"] + settings["seeds"] - 1
+    seeds = f"seed {first}" if first == last else f"seeds {first}-{last}"
+    return (
+        f"MNIST, {SOURCES[config['data']['kind']]}: {sizes['train']:,} training,"
+        f" {sizes['validation']:,} validation, {sizes['test']:,} test images · {settings['epochs']}"
+        f" epochs · {seeds}"
+    )
+
+
+def main(settings: Settings) -> None:
+    """Run the sweep."""
+    settings.check()
+    console = cli.console()
+    SweepFolder.check(settings.out, settings.overwrite)
+    data = settings.load()
+    cache = settings.start_jax()
+    folder = SweepFolder.create(settings.out, settings.overwrite)
+    rate = "dropout rate" if settings.learning_rates is None else "learning rate"
+    config = {
+        "title": f"LeNet-5 on MNIST: accuracy by {rate}",
+        "program": PROGRAM,
+        "settings": settings.as_json(),
+        "candidates": [asdict(c) for c in settings.candidates],
+        "runs_at_once": settings.width,
+        "data": environment.data_facts(data),
+        "device": environment.jax_device(),
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
+    folder.write_config(config | {"compilation_cache": cache.facts()})
+    say_source(console, data)
+    with Display(console, settings.candidates, settings.seeds, settings.epochs) as display:
+        train_all(settings, data, folder, display)
+    folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
+    say_curves(console, remake(folder).curves)
+    say(console, f"Results: {folder.path.resolve()}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Settings, "sweep"))

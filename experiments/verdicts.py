@@ -1,0 +1,326 @@
+"""The report's five conclusions put to the test: what is asked, under which rules, and the answers.
+
+The rules were written before any result was looked at. `jax_lenet.decisions.Rules` says when a
+difference counts. The *family* is every question of the five functions below, 19 in all; their
+tests are corrected together, those that a folder lacks the data for left out. `verdict_of` makes a
+conclusion's verdict from those of its questions. Questions to a sweep are further evidence: a
+family of their own in each conclusion, and no part of its verdict.
+
+All differences are of two variants from the same seeds, or the same repeats. Where predictions are
+kept, after the last epoch, the test images count as a second source of randomness.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+from experiments import label_errors, mechanisms
+from experiments.evidence import (
+    FIRST,
+    FIRST_LESS_LAST,
+    GAIN,
+    GAP,
+    LAST,
+    TRAINING,
+    Evidence,
+    LackingError,
+    paired,
+    right_of,
+)
+from experiments.questions import (
+    BOTH,
+    DROP,
+    DROPOUT_PAIRS,
+    NORM,
+    NORM_DROP6,
+    NORM_PAIRS,
+    PLAIN,
+    Asked,
+    Pair,
+    Question,
+    as_json,
+    decide_questions,
+    time_data,
+)
+from experiments.sentences import sentence
+from experiments.sweep_questions import at_dropout_rates, at_learning_rates
+from jax_lenet.decisions import Answer, Claim, Rules
+from jax_lenet.statistics import mcnemar_test, pairing_gain
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """One of the report's conclusions.
+
+    Attributes:
+        number: 1 to 5.
+        claim: the conclusion in plain words.
+        subject: with what its sentence begins.
+        questions: what it claims; together they make its verdict.
+        further: what else is of interest.
+    """
+
+    number: int
+    claim: str
+    subject: str
+    questions: tuple[Question, ...]
+    further: tuple[Question, ...] = ()
+
+
+def running_time(evidence: Evidence, rules: Rules) -> Conclusion:
+    """Batch normalization and dropout increase total execution time.
+
+    One run alone, training and test of an epoch, with batch norm, with dropout in two layers, and
+    with both, each as a ratio to the plain model; the report's total is ten such epochs.
+    """
+    asked = {
+        "batch norm": (NORM, "Does batch norm make an epoch take longer?"),
+        "dropout": (DROP, "Does dropout in two layers make an epoch take longer?"),
+        "both": (BOTH, "Do both together make an epoch take longer?"),
+    }
+    questions = (
+        Question(
+            name,
+            text,
+            f"with {name}",
+            (variant, PLAIN),
+            "time of an epoch",
+            Claim("greater", rules.log_time_margin),
+            time_data(evidence, (variant, PLAIN), rules),
+            "ratio",
+        )
+        for name, (variant, text) in asked.items()
+    )
+    return Conclusion(
+        1,
+        "Batch normalization and dropout increase total execution time.",
+        "the time of an epoch changes by",
+        tuple(questions),
+    )
+
+
+def batch_norm(evidence: Evidence, rules: Rules) -> Conclusion:
+    """Batch normalization increases accuracy a lot, most of all in the first epoch.
+
+    Test accuracy with batch norm less that without, at the last epoch, at the first, and the second
+    difference less the first; each without dropout and with it in two layers.
+    """
+    asked = (
+        Asked(
+            "last epoch",
+            "Is last-epoch test accuracy higher with batch norm, {}?",
+            "at the last epoch",
+            LAST,
+            "greater",
+        ),
+        Asked(
+            "first epoch",
+            "Is first-epoch test accuracy higher with batch norm, {}?",
+            "at the first epoch",
+            FIRST,
+            "greater",
+        ),
+        Asked(
+            "first against last epoch",
+            "Does batch norm help more at the first epoch than at the last, {}?",
+            "more at the first epoch than at the last",
+            FIRST_LESS_LAST,
+            "greater",
+        ),
+    )
+    return Conclusion(
+        2,
+        "Batch normalization increases accuracy a lot, most of all in the first epoch.",
+        "batch norm changes test accuracy by",
+        tuple(question for a in asked for question in a.of(NORM_PAIRS, evidence, rules)),
+        tuple(at_learning_rates(evidence, NORM_PAIRS, rules)),
+    )
+
+
+def too_much_dropout(evidence: Evidence, rules: Rules) -> Conclusion:
+    """Too much dropout decreases training accuracy; a right rate has to be found.
+
+    Last-epoch training accuracy, in evaluation mode, with dropout in two layers less that without,
+    for both kinds of model. Whether any rate does better than none is asked of a sweep.
+    """
+    asked = Asked(
+        "last epoch",
+        "Is last-epoch training accuracy lower with dropout in two layers, {}?",
+        "at the last epoch",
+        TRAINING,
+        "less",
+    )
+    return Conclusion(
+        3,
+        "Too much dropout decreases training accuracy; a right rate has to be found.",
+        "dropout in two layers changes training accuracy by",
+        tuple(asked.of(DROPOUT_PAIRS, evidence, rules)),
+        tuple(at_dropout_rates(evidence, rules)),
+    )
+
+
+def overfitting(evidence: Evidence, rules: Rules) -> Conclusion:
+    """Dropout keeps the model from training too well, which makes test accuracy better.
+
+    Claimed for batch norm with drop6 alone, beside batch norm without dropout, at the last epoch:
+    the gap between training and test accuracy shrinks; test accuracy rises.
+    """
+    asked = (
+        Asked(
+            "gap",
+            "Is the gap between training and test accuracy smaller with drop6, {}?",
+            "in the gap between training and test accuracy",
+            GAP,
+            "less",
+        ),
+        Asked(
+            "test accuracy",
+            "Is last-epoch test accuracy higher with drop6, {}?",
+            "in test accuracy",
+            LAST,
+            "greater",
+        ),
+    )
+    pairs = {"with batch norm": (NORM_DROP6, NORM)}
+    return Conclusion(
+        4,
+        "Dropout keeps the model from training too well, which makes test accuracy better"
+        " (claimed for batch norm with drop6 alone).",
+        "drop6 changes the last epoch by",
+        tuple(question for a in asked for question in a.of(pairs, evidence, rules)),
+    )
+
+
+def slow_start(evidence: Evidence, rules: Rules) -> Conclusion:
+    """Dropout gives a very bad first epoch, but then a better learning speed than the others.
+
+    Test accuracy with dropout in two layers less that without: lower at the first epoch, a larger
+    gain from the first to the last, and by the last at least as high, so that it has caught up.
+    """
+    asked = (
+        Asked(
+            "first epoch",
+            "Is first-epoch test accuracy lower with dropout in two layers, {}?",
+            "at the first epoch",
+            FIRST,
+            "less",
+        ),
+        Asked(
+            "gain",
+            "Does test accuracy gain more from first to last epoch with dropout, {}?",
+            "in the gain from first to last epoch",
+            GAIN,
+            "greater",
+        ),
+        Asked(
+            "last epoch",
+            "Has dropout caught up by the last epoch, its test accuracy at least equal, {}?",
+            "at the last epoch",
+            LAST,
+            "greater",
+            at_least=True,
+        ),
+    )
+    return Conclusion(
+        5,
+        "Dropout gives a very bad first epoch, but then a better learning speed than the others.",
+        "dropout in two layers changes test accuracy by",
+        tuple(question for a in asked for question in a.of(DROPOUT_PAIRS, evidence, rules)),
+    )
+
+
+CONCLUSIONS = (running_time, batch_norm, too_much_dropout, overfitting, slow_start)
+
+
+def verdict_of(answers: Sequence[Answer]) -> Answer:
+    """Return a conclusion's verdict: it claims all of its parts, so the worst of them counts.
+
+    - one part contradicted: contradicted;
+    - all supported: supported;
+    - one undecided: undecided, since it may yet turn out either way;
+    - else some part, or each, makes no practical difference, and the conclusion as a whole does
+      not hold: no practical difference.
+
+    >>> verdict_of(["supported", "undecided", "contradicted"])
+    'contradicted'
+    >>> verdict_of(["supported", "no practical difference"])
+    'no practical difference'
+    """
+    worst_first: tuple[Answer, ...] = ("contradicted", "undecided", "no practical difference")
+    for answer in worst_first:
+        if answer in answers:
+            return answer
+    return "supported"
+
+
+def summarize(evidence: Evidence, rules: Rules) -> dict:
+    """Return summary.json's answers: rules, verdicts, and what else a reader will ask.
+
+    Args:
+        evidence: from a results folder.
+        rules: of deciding.
+    """
+    conclusions = [conclusion(evidence, rules) for conclusion in CONCLUSIONS]
+    entries, family = _answers(conclusions, rules)
+    shorn = evidence.without_wrong_labels()
+    without, _ = _answers([conclusion(shorn, rules) for conclusion in CONCLUSIONS], rules)
+    wrong_labels = label_errors.summarize(evidence.wrong, entries, without)
+    for entry, mechanism in zip(entries, mechanisms.MECHANISMS, strict=True):
+        entry["mechanism"] = mechanism(evidence)
+    pairs = dict.fromkeys(
+        question.compared
+        for conclusion in conclusions
+        for question in conclusion.questions
+        if question.unit == "points"
+    )
+    return {
+        "rules": asdict(rules) | {"family": family},
+        "verdicts": entries,
+        "pairing": [gain for pair in pairs for gain in _pairing(evidence, pair)],
+        "mcnemar": [test for pair in pairs for test in _mcnemar(evidence, pair)],
+        "wrong_labels": wrong_labels,
+    }
+
+
+def _answers(conclusions: Sequence[Conclusion], rules: Rules) -> tuple[list[dict], int]:
+    """Return the conclusions as in summary.json, without mechanisms, and the family's size."""
+    questions = [question for conclusion in conclusions for question in conclusion.questions]
+    verdicts = iter(decide_questions(questions, rules))
+    family = sum(question.comparison is not None for question in questions)
+    entries = []
+    for conclusion in conclusions:
+        parts = [as_json(q, next(verdicts), family, counts=True) for q in conclusion.questions]
+        answer = verdict_of([part["verdict"] for part in parts])
+        further = decide_questions(conclusion.further, rules)
+        parts += [
+            as_json(question, verdict, len(further), counts=False)
+            for question, verdict in zip(conclusion.further, further, strict=True)
+        ]
+        entry = {
+            "number": conclusion.number,
+            "claim": conclusion.claim,
+            "verdict": answer,
+            "subject": conclusion.subject,
+            "parts": parts,
+        }
+        entries.append(entry | {"sentence": sentence(entry)})
+    return entries, family
+
+
+def _pairing(evidence: Evidence, pair: Pair) -> Iterator[dict]:
+    """Yield how much pairing by seed helps two variants' test accuracy."""
+    for epoch, measure in (("first", FIRST), ("last", LAST)):
+        with suppress(LackingError):
+            found = paired(evidence, pair, measure.of_seed)
+            if len(found.seeds) > 1:
+                gain = pairing_gain(found.first, found.second)
+                yield {"pair": list(pair), "epoch": epoch, **gain._asdict()}
+
+
+def _mcnemar(evidence: Evidence, pair: Pair) -> Iterator[dict]:
+    """Yield McNemar's test of two variants' runs from the first seed that both have."""
+    with suppress(LackingError):
+        if evidence.has_images(pair):
+            found = paired(evidence, pair, right_of)
+            test = mcnemar_test(found.first[0] == 1, found.second[0] == 1)
+            yield {"pair": list(pair), "seed": found.seeds[0], **test._asdict()}

@@ -1,0 +1,110 @@
+"""From files to arrays, and files that do not belong together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.cli import UserError
+from experiments.evidence import GAP, LAST, LackingError, gather, paired
+from tests.simulated import Truth, write
+
+SMALL = Truth(seeds=3, images=200, repeats=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path / "r", SMALL)
+
+
+def evidence_of(folder):
+    return gather(folder, folder.read_config()["settings"])
+
+
+def test_runs_are_arrays_by_seed_epoch_and_image(folder):
+    runs = evidence_of(folder).of("LeNet")
+    assert runs.seeds == (0, 1, 2)
+    assert runs.test_accuracy.shape == runs.train_accuracy.shape == (3, 3)
+    assert runs.right is not None
+    np.testing.assert_allclose(runs.right.mean(1), runs.test_accuracy[:, -1])
+
+
+def test_measures_by_image_have_the_mean_of_those_by_seed(folder):
+    runs = evidence_of(folder).of("LeNet")
+    for measure in (LAST, GAP):
+        assert measure.of_image is not None
+        np.testing.assert_allclose(measure.of_image(runs).mean(1), measure.of_seed(runs))
+
+
+def test_a_run_that_diverged_has_nothing_from_there_on(tmp_path):
+    folder = write(tmp_path / "r", replace(SMALL, diverged=(("LeNet", 1, 2),)))
+    runs = evidence_of(folder).of("LeNet")
+    assert runs.right is not None
+    np.testing.assert_array_equal(np.isnan(runs.test_accuracy[1]), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(runs.right).any(1), [False, True, False])
+    assert [str(d.seed) for d in runs.diverged] == ["1"]
+
+
+def test_pairs_are_of_the_same_seed_whatever_the_order_of_the_rows(folder):
+    rows = [r for r in folder.read_results() if (r.variant, r.seed) != ("LeNet", 0)]
+    folder.write_results(rows[::-1])
+    predictions = folder.read_predictions()
+    folder.write_predictions({**predictions, "LeNet": predictions["LeNet"][1:]})
+    pair = ("LeNet_BN_noDropout", "LeNet")
+    found = paired(evidence_of(folder), pair, LAST.of_seed)
+    assert found.seeds == (1, 2)
+    by_hand = {(r.variant, r.seed): r.test_accuracy for r in rows if r.epoch == 3}
+    expected = [by_hand[pair[0], seed] - by_hand[pair[1], seed] for seed in (1, 2)]
+    np.testing.assert_allclose(found.differences, expected)
+
+
+def test_a_study_cut_short_has_fewer_predictions_than_runs(folder):
+    predictions = folder.read_predictions()
+    folder.write_predictions({**predictions, "LeNet": predictions["LeNet"][:2]})
+    evidence = evidence_of(folder)
+    pair = ("LeNet_BN_noDropout", "LeNet")
+    assert LAST.of_image is not None
+    assert paired(evidence, pair, LAST.of_image).seeds == (0, 1)
+    assert paired(evidence, pair, LAST.of_seed).seeds == (0, 1, 2)
+
+
+def test_no_common_seed_is_no_pair(folder):
+    rows = folder.read_results()
+    moved = [r._replace(seed=r.seed + 9) if r.variant == "LeNet" else r for r in rows]
+    folder.write_results(moved)
+    with pytest.raises(LackingError, match="no seed was trained with both"):
+        paired(evidence_of(folder), ("LeNet_BN_drop6", "LeNet"), LAST.of_seed)
+
+
+def test_images_with_wrong_labels_can_be_left_out(folder):
+    evidence = evidence_of(folder)
+    shorn = evidence.without_wrong_labels()
+    assert evidence.of("LeNet").right is not None
+    np.testing.assert_array_equal(shorn.of("LeNet").right, evidence.of("LeNet").right[:, 15:])
+    np.testing.assert_array_equal(
+        shorn.of("LeNet").test_accuracy, evidence.of("LeNet").test_accuracy
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array[::-1],  # another order of seeds
+        lambda array: np.concatenate([array, array]),
+        lambda array: array[:, :-1],
+        lambda array: (array + 1) % 10,
+    ],
+)
+def test_predictions_of_other_runs_are_refused(folder, change):
+    predictions = folder.read_predictions()
+    folder.write_predictions({**predictions, "LeNet": change(predictions["LeNet"])})
+    with pytest.raises(UserError, match="expected the predictions of the runs"):
+        evidence_of(folder)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_times_that_no_clock_shows_are_refused(folder, seconds):
+    rows = folder.read_timing()
+    folder.write_timing([rows[0]._replace(test_seconds=seconds), *rows[1:]])
+    with pytest.raises(UserError, match="expected variants and seconds above 0"):
+        evidence_of(folder)

@@ -1,0 +1,210 @@
+"""The mechanisms' numbers against enumeration, simulation and hand counts."""
+
+import itertools
+import re
+import shlex
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from scipy import optimize, special, stats
+
+from experiments import cli, sweep
+from experiments.evidence import gather
+from experiments.mechanisms import (
+    SWEEP_COMMAND,
+    floor_of_loss,
+    gain_by_learning_rate,
+    loss_floor,
+    made_of,
+    order_of_layers,
+    reach_of_dropout,
+    where_time_goes,
+)
+from jax_lenet import VARIANTS
+from jax_lenet.layers import Dropout
+from tests.simulated import LEARNING_RATES, Truth, write, write_sweep
+
+TRUTH = Truth(
+    seeds=3,
+    images=200,
+    repeats=3,
+    first={"LeNet_noBN_Dropout": -0.05},
+    last={"LeNet_noBN_Dropout": -0.005},
+    time={"LeNet_BN_noDropout": 0.2},
+)
+
+
+def evidence_of(folder):
+    return gather(folder, folder.read_config()["settings"])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("study") / "r", TRUTH)
+
+
+# The floor under the loss
+
+MASKS = np.array(list(itertools.product([0.0, 1.0], repeat=10)))  # all 1,024, 1 where kept
+
+
+def expected_loss(logits, rate):
+    """Of the true class 0, over all masks, in float64: no formula of ours."""
+    kept = MASKS.sum(1)
+    weights = (1 - rate) ** kept * rate ** (10 - kept)
+    dropped = MASKS * logits / (1 - rate)
+    return weights @ (special.logsumexp(dropped, axis=1) - dropped[:, 0])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_logits_that_grow_apart_come_as_near_to_the_floor_as_one_likes(rate):
+    floor = floor_of_loss(rate)
+    losses = [expected_loss(np.array([size, *[-size] * 9]), rate) for size in (1, 5, 20)]
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] == pytest.approx(floor, abs=1e-7)  # about exp(-20)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_no_logits_come_below_the_floor(rate):
+    floor = floor_of_loss(rate)
+    draws = np.random.default_rng(0)
+    found = [expected_loss(draws.normal(0, draws.exponential(8), 10), rate) for _ in range(300)]
+    assert min(found) > floor
+    start = draws.normal(0, 3, 10)  # asymmetric: the wrong ones need not be equal
+    best = optimize.minimize(expected_loss, start, (rate,), bounds=[(-12, 12)] * 10)
+    assert floor < best.fun < floor + 1e-3
+
+
+def test_the_dropout_layer_itself_meets_the_floor():
+    # At logits of ±30 the expected loss is the floor to 1e-13; the mean of 100,000 draws scatters.
+    logits = jnp.broadcast_to(jnp.array([30.0] + [-30.0] * 9, jnp.float32), (100_000, 10))
+    dropped = Dropout(0.5).apply({}, logits, train=True, rngs={"dropout": jax.random.key(0)})
+    losses = -np.asarray(jax.nn.log_softmax(jnp.asarray(dropped)))[:, 0]
+    error = losses.std() / np.sqrt(len(losses))
+    assert losses.mean() == pytest.approx(floor_of_loss(0.5), abs=4 * error)
+
+
+def test_the_floor_of_two_classes_is_that_by_hand():
+    # Both dropped, a quarter of the draws at 0.5: log 2; all others can be right.
+    assert floor_of_loss(0.5, classes=2) == pytest.approx(np.log(2) / 4)
+    assert floor_of_loss(0.0) == 0
+
+
+def test_the_measured_losses_stand_beside_the_floor(study):
+    found = loss_floor(evidence_of(study))
+    assert found["numbers"]["LeNet_BN_Dropout"] == 0.25  # as simulated
+    assert f"below {found['numbers']['floor']:.3f}" in found["text"]
+    assert "0.250 (LeNet_noBN_Dropout) and 0.250 (LeNet_BN_Dropout) with drop7" in found["text"]
+
+
+def test_a_run_that_diverged_has_no_loss(tmp_path):
+    diverged = tuple(("LeNet", seed, 1) for seed in range(3))
+    found = loss_floor(evidence_of(write(tmp_path / "r", replace(TRUTH, diverged=diverged))))
+    assert "LeNet" not in found["numbers"]
+    assert "0.250 (LeNet_BN_noDropout) without dropout" in found["text"]
+
+
+# The order of the layers
+
+
+@pytest.mark.parametrize("variant", ["LeNet_BN_Dropout", "LeNet_BN_drop6"])
+def test_in_lenet_dropout_reaches_the_output_and_no_batch_norm(variant):
+    reach = reach_of_dropout(VARIANTS[variant].clone(form="plain"))
+    assert reach.log_probs > 0.1
+    assert reach.statistics == 0
+
+
+class Behind(nn.Module):
+    """Batch norm behind dropout."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
+        return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(x))
+
+
+def test_where_batch_norm_stands_behind_dropout_the_check_sees_it():
+    assert reach_of_dropout(Behind()).statistics > 0.01
+
+
+def test_the_words_say_what_the_check_found(study, monkeypatch):
+    assert "cannot act here" in order_of_layers(evidence_of(study))["text"]
+    monkeypatch.setattr("experiments.mechanisms._reach", lambda variant: reach_of_dropout(Behind()))
+    other = order_of_layers(evidence_of(study))["text"]
+    assert "dropout reaches batch norm" in other
+    assert "cannot act here" not in other
+
+
+# Time, gain, learning rate
+
+
+def test_training_and_testing_are_timed_apart(tmp_path, study):
+    rows = [
+        r._replace(train_seconds=r.train_seconds * (2 if r.variant == "LeNet_BN_Dropout" else 1))
+        for r in study.read_timing()
+    ]
+    folder = write(tmp_path / "r", TRUTH)
+    folder.write_timing(rows)
+    numbers = where_time_goes(evidence_of(folder))["numbers"]
+    before = where_time_goes(evidence_of(study))["numbers"]
+    assert numbers["training"]["both"] == pytest.approx(2 * before["training"]["both"])
+    assert numbers["testing"] == before["testing"]
+    seconds = [
+        [r.test_seconds for r in rows if r.variant == v] for v in ("LeNet_BN_noDropout", "LeNet")
+    ]
+    assert numbers["testing"]["batch norm"] == pytest.approx(stats.gmean(np.divide(*seconds)))
+
+
+def test_without_timing_the_check_says_so(tmp_path):
+    found = where_time_goes(evidence_of(write(tmp_path / "r", replace(TRUTH, repeats=0))))
+    assert found["numbers"] == {}
+    assert "without timing.csv" in found["text"]
+
+
+def test_the_difference_in_gain_is_start_and_end(study):
+    numbers = made_of(evidence_of(study))["numbers"]["without batch norm"]
+
+    def mean(variant, epoch):
+        rows = study.read_results()
+        return np.mean([r.test_accuracy for r in rows if (r.variant, r.epoch) == (variant, epoch)])
+
+    course = [mean("LeNet_noBN_Dropout", epoch) - mean("LeNet", epoch) for epoch in (1, 2, 3)]
+    assert numbers["lower_start"] == pytest.approx(-100 * course[0])
+    assert numbers["last"] == pytest.approx(100 * course[-1])
+    assert numbers["gain"] == pytest.approx(100 * (course[-1] - course[0]))
+    assert numbers["epochs_ahead"] == sum(difference > 0 for difference in course)
+
+
+def test_without_a_sweep_the_words_are_a_command_that_its_program_takes(study):
+    text = gain_by_learning_rate(evidence_of(study))["text"]
+    assert f"`{SWEEP_COMMAND}`" in text
+    arguments = shlex.split(SWEEP_COMMAND)[3:]
+    settings = cli.parse(sweep.Settings, "sweep", arguments)
+    settings.check()
+    assert settings.learning_rates == (0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def test_a_sweep_shows_the_gain_at_the_reports_rate_and_at_each_models_best(tmp_path):
+    folder = write(tmp_path / "r", TRUTH)
+    best = {(0, 0.003): 0.9, (0, 0.01): 0.97, (0, 0.1): 0.98}
+    best |= {(1, 0.003): 0.96, (1, 0.01): 0.985, (1, 0.1): 0.975}
+    write_sweep(
+        folder.path / "sweeps" / "1",
+        LEARNING_RATES,
+        lambda point: best[point.batch_norm, point.learning_rate],
+    )
+    found = gain_by_learning_rate(evidence_of(folder))
+    numbers = found["numbers"]
+    # The sweep's runs scatter by 0.05 points, their means over 8 seeds by 0.02.
+    assert numbers["gain_at_report_rate"] == pytest.approx(1.5, abs=0.1)
+    assert numbers["gain_at_best_rates"] == pytest.approx(0.5, abs=0.1)
+    assert numbers["best_rate"] == {"with batch norm": 0.01, "without": 0.1}
+    assert numbers["gain_by_rate"]["0.1"] == pytest.approx(-0.5, abs=0.1)
+    assert "0.01 with batch norm, 0.1 without; the last one tried without" in found["text"]
+    told = [float(x) for x in re.findall(r"([+-]\d+\.\d\d) points", found["text"])]
+    assert told[0] == round(numbers["gain_at_report_rate"], 2)
+    assert told[1] == round(numbers["gain_at_best_rates"], 2)
