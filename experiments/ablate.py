@@ -216,10 +216,10 @@ def main(settings: Settings) -> None:
         "machine": environment.machine(),
         "versions": environment.versions(),
     }
-    kept_sweeps.check(settings.sweep, config)
+    sweeps = kept_sweeps.load(settings.sweep, config)
     folder = ResultsFolder.create(settings.out, settings.overwrite)
     folder.write_config(config | {"compilation_cache": cache.facts()})
-    kept_sweeps.keep(settings.sweep, folder)
+    folder.write_sweeps(sweeps)
     folder.write_test_set(labelled(data))
     say_source(console, data)
     with Display(console, settings.variants, settings.seeds, settings.epochs) as display:

@@ -13,6 +13,7 @@ import numpy as np
 from experiments import sweep_results
 from experiments.cli import UserError
 from experiments.results import (
+    CONFIG,
     PREDICTIONS,
     RESULTS,
     SWEEPS,
@@ -252,32 +253,34 @@ def log_time_ratios(
     return np.log([phase(first[r]) / phase(second[r]) for r in common])
 
 
-def gather(folder: ResultsFolder, settings: Mapping) -> Evidence:
+def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence:
     """Read a results folder; files that are not there leave their part empty.
 
     Args:
         folder: of a study.
-        settings: of the study, from config.json.
+        epochs: of its runs.
+        learning_rate: of its runs.
 
     Raises:
         UserError: if a file is damaged, or one does not belong to the others.
     """
     test_set = folder.read_test_set() if folder.has(TEST_SET) else None
     predictions = folder.read_predictions() if folder.has(PREDICTIONS) else {}
-    finished = finished_runs(folder.read_results(), settings["epochs"])
+    finished = finished_runs(folder.read_results(), epochs)
     runs = {}
     for variant, rows in finished.items():
         runs[variant] = runs_of(list(rows.values()))
         if test_set is not None and variant in predictions:
             right = _right(runs[variant], predictions[variant], test_set, folder)
             runs[variant] = replace(runs[variant], right=right)
+    kept = folder.path.glob(f"{SWEEPS}/*/{CONFIG}")
     return Evidence(
-        epochs=settings["epochs"],
-        learning_rate=settings["learning_rate"],
+        epochs=epochs,
+        learning_rate=learning_rate,
         runs=runs,
         timing=_timing(folder.read_timing() if folder.has(TIMING) else [], folder),
         wrong=None if test_set is None else test_set.wrong,
-        sweeps=tuple(sweep_results.read(path) for path in sorted(folder.path.glob(f"{SWEEPS}/*"))),
+        sweeps=tuple(sweep_results.read(config.parent) for config in sorted(kept)),
     )
 
 

@@ -1,36 +1,44 @@
-"""Sweeps that a study's conclusions also draw on: checked, and copied into its folder.
+"""Sweeps that a study's conclusions also draw on: checked, and read to be kept in its folder.
 
-Copied, so that the folder alone makes every verdict again, wherever the sweep's own folder goes.
+Kept, so that the folder alone makes every verdict again, wherever the sweep's own folder goes.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import UserError
-from experiments.results import CONFIG, ResultsFolder
+from experiments.results import CONFIG
 from experiments.sweep_results import ROWS, read
 
 SAME_SETTINGS = ("epochs", "batch_size", "learning_rate")
 
 
-def check(sweeps: Sequence[Path], config: dict) -> None:
-    """Raise UserError unless each is a finished sweep on a study's data with its settings.
+def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
+    """Return the files of sweeps as `ResultsFolder.write_sweeps` takes them.
 
     Args:
         sweeps: folders of `experiments.sweep`.
         config: of the study, as in config.json.
+
+    Raises:
+        UserError: unless each is a finished sweep on the study's data with its settings.
     """
     for path in sweeps:
-        try:
-            own, its = _comparable(config), _comparable(read(path).config)
-        except (KeyError, TypeError):
-            raise UserError(f"--sweep: expected {path} and the study to say how they ran") from None
-        for name in own:
-            if own[name] != its[name]:
-                raise UserError(
-                    f"--sweep: expected a sweep with the study's {name}, {own[name]}, but"
-                    f" {path} has {its[name]}"
-                )
+        _check(path, config)
+    return [{name: (path / name).read_bytes() for name in (CONFIG, ROWS)} for path in sweeps]
+
+
+def _check(path: Path, config: dict) -> None:
+    try:
+        own, its = _comparable(config), _comparable(read(path).config)
+    except (KeyError, TypeError):
+        raise UserError(f"--sweep: expected {path} and the study to say how they ran") from None
+    for name in own:
+        if own[name] != its[name]:
+            raise UserError(
+                f"--sweep: expected a sweep with the study's {name}, {own[name]}, but"
+                f" {path} has {its[name]}"
+            )
 
 
 def _comparable(config: dict) -> dict:
@@ -38,12 +46,3 @@ def _comparable(config: dict) -> dict:
     same = {name.replace("_", " "): settings[name] for name in SAME_SETTINGS}
     sizes = {f"{part} images": data["sizes"][part] for part in ("train", "test")}
     return {"data set": data["name"], **sizes, **same}
-
-
-def keep(sweeps: Sequence[Path], folder: ResultsFolder) -> None:
-    """Copy sweeps into a study's folder, in place of those that it has."""
-    try:
-        files = [{name: (path / name).read_bytes() for name in (CONFIG, ROWS)} for path in sweeps]
-    except OSError as error:
-        raise UserError(f"--sweep: cannot read {error.filename}: {error.strerror}") from None
-    folder.write_sweeps(files)

@@ -51,7 +51,8 @@ def say_results(
 
 def table_of_verdicts(verdicts: Sequence[dict]) -> Table:
     """Return the report's conclusions and the answers, a row each."""
-    table = Table(title="The report's conclusions, and the answers", title_justify="left")
+    title = "The report's conclusions, and the answers"
+    table = Table(title=title, title_justify="left", expand=True)
     table.add_column("", no_wrap=True)
     table.add_column("conclusion", ratio=2)
     table.add_column("answer", ratio=5)

@@ -65,7 +65,7 @@ def remake(folder: ResultsFolder) -> Remade:
     config = folder.read_config()
     try:
         settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
-        epochs, rules = settings["epochs"], rules_of(settings)
+        epochs, rate, rules = settings["epochs"], settings["learning_rate"], rules_of(settings)
     except (KeyError, TypeError, ValueError):
         raise cli.UserError(
             f"{folder.path / CONFIG}: expected the config.json of a study"
@@ -73,7 +73,7 @@ def remake(folder: ResultsFolder) -> Remade:
     curves = curves_of(folder.read_results(), epochs)
     if not curves:
         raise cli.UserError(f"{folder.path}: expected finished runs, found none")
-    summary = summarize(curves) | verdicts.summarize(gather(folder, settings), rules)
+    summary = summarize(curves) | verdicts.summarize(gather(folder, epochs, rate), rules)
     folder.write_summary(summary)
     for name in FIGURES:
         figures.draw(
@@ -113,8 +113,7 @@ def main(settings: Settings) -> None:
     """Run the program."""
     folder = ResultsFolder(settings.folder)
     if settings.sweep:
-        kept_sweeps.check(settings.sweep, folder.read_config())
-        kept_sweeps.keep(settings.sweep, folder)
+        folder.write_sweeps(kept_sweeps.load(settings.sweep, folder.read_config()))
     remake(folder)
     print(f"made {', '.join((*FIGURES, SUMMARY, REPORT))} in {folder.path}")
 

@@ -13,6 +13,7 @@
 Files are written whole under a temporary name and renamed, so that a reader never sees half of one.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -162,10 +163,11 @@ class ResultsFolder:
         for old in (self.path / SWEEPS).glob("[0-9]*"):
             for name in (CONFIG, "sweep.csv"):
                 (old / name).unlink(missing_ok=True)
-            old.rmdir()
+            with contextlib.suppress(OSError):  # where a user's own files are, they stay
+                old.rmdir()
         for number, files in enumerate(sweeps, 1):
             folder = ResultsFolder(self.path / SWEEPS / str(number))
-            folder.path.mkdir(parents=True)
+            folder.path.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
                 folder._write(name, content)
 

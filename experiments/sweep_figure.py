@@ -24,7 +24,7 @@ from experiments.figures import (
     _style,
     _ticks,
 )
-from experiments.sweep_results import RateCurve
+from experiments.sweep_results import RateCurve, in_hundredths
 from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import t_interval
 
@@ -45,7 +45,14 @@ LOOKS = {
 }
 LAYERS = {"drop6": "drop6 alone", "drop7": "drop7 alone", "both": "both layers"}
 MAX_COLUMNS = 3
-CHOSEN: dict[str, Any] = {"color": QUIET, "lw": 7, "alpha": 0.25, "zorder": 1}
+MAX_RATES = 9  # more would run into one another below an axis
+CHOSEN: dict[str, Any] = {
+    "color": QUIET,
+    "lw": 7,
+    "alpha": 0.25,
+    "solid_capstyle": "butt",
+    "zorder": 1,
+}
 MARKS: dict[str, Any] = {"ms": 5.5, "mec": "white", "mew": 0.6, "lw": 1.8, "zorder": 3}
 BAND: dict[str, Any] = {"alpha": 0.18, "lw": 0, "zorder": 2}
 
@@ -69,7 +76,8 @@ def build(curves: Sequence[RateCurve], *, title: str, subtitle: str) -> Figure:
     rows = -(-len(curves) // columns)
     with _style():
         figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
-        grid = figure.add_gridspec(rows, columns, top=_headline(figure, title, subtitle))
+        top = _headline(figure, title, subtitle)
+        grid = figure.add_gridspec(rows, columns, top=top, left=0.085)
         panels = [figure.add_subplot(grid[divmod(i, columns)]) for i in range(len(curves))]
         for panel, curve in zip(panels, curves, strict=True):
             _panel(panel, curve)
@@ -106,9 +114,12 @@ def _line(axes: Axes, rates: Sequence[float], accuracy: np.ndarray, name: str) -
 
 
 def _words(curves: Sequence[RateCurve]) -> str:
-    scale = "The accuracy scale is logarithmic in the error rate."
-    several = len(curves[0].seeds) > 1
-    return f"Bands and ±: 95% t interval over the seeds. {scale}" if several else scale
+    """Say what cannot be seen."""
+    baseline = f"{curves[0].candidates.baseline:g}"
+    words = f"Test accuracy is compared with that at rate {baseline}."
+    if len(curves[0].seeds) > 1:
+        words += " Bands and ±: 95% t interval over the seeds."
+    return f"{words} The accuracy scale is logarithmic in the error rate."
 
 
 def _name(curve: RateCurve) -> str:
@@ -123,11 +134,8 @@ def _note(curve: RateCurve) -> str:
     """Say which rate was chosen and what it is worth on the test images."""
     gain = curve.test_gain
     if gain is None:
-        return f"chosen: {curve.chosen_rate:g}, as before"
-    words = f"chosen: {curve.chosen_rate:g}; test {100 * gain.estimate:+.2f}"
-    if gain.high is not None:
-        words += f" ± {100 * (gain.high - gain.estimate):.2f}"
-    return f"{words} points"
+        return f"chosen: {curve.chosen_rate:g}"
+    return f"chosen: {curve.chosen_rate:g}; test {in_hundredths(gain, '+')} points"
 
 
 def _share_axes(panels: Sequence[Axes], curves: Sequence[RateCurve], columns: int) -> None:
@@ -163,6 +171,6 @@ def _rate_axis(axes: Axes, curve: RateCurve) -> None:
     if curve.candidates.layers is None:
         axes.set_xscale("log")
     axes.set_xlabel("learning rate" if curve.candidates.layers is None else "dropout rate")
-    axes.xaxis.set_major_locator(FixedLocator(rates))
+    axes.xaxis.set_major_locator(FixedLocator(rates, nbins=MAX_RATES))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

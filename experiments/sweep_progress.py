@@ -9,9 +9,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from experiments.progress import say
-from experiments.sweep_results import Candidates, Point, RateCurve, SweepRow
+from experiments.sweep_results import (
+    Candidates,
+    Point,
+    RateCurve,
+    SweepRow,
+    in_hundredths,
+)
 from jax_lenet.models import VARIANTS
-from jax_lenet.statistics import Interval, t_interval
+from jax_lenet.statistics import t_interval
 
 COLUMNS = (
     f"{'batch norm':<12}{'drop6':>6}{'drop7':>7}{'learning rate':>15}{'seed':>6}{'train loss':>12}"
@@ -136,8 +142,7 @@ def say_curves(console: Console, curves: Sequence[RateCurve]) -> None:
 def table_of(curves: Sequence[RateCurve]) -> Table:
     """Return the closing table: the rate chosen on the validation images, and its test accuracy."""
     table = Table(
-        title="The rate that the validation images choose, and what it gains on the test images"
-        " (mean ± half of its 95% t interval)",
+        title="Chosen by validation accuracy; test accuracy ± half of its 95% t interval",
         title_justify="left",
     )
     table.add_column("model", no_wrap=True)
@@ -150,16 +155,8 @@ def table_of(curves: Sequence[RateCurve]) -> Table:
             short_name(c.candidates),
             str(len(c.seeds)),
             f"{c.chosen_rate:g}",
-            _percent(t_interval(c.test_accuracy[c.baseline])) + "%",
-            _percent(t_interval(c.test_accuracy[c.chosen])) + "%",
-            "none: not changed" if gain is None else _percent(gain, "+"),
+            in_hundredths(t_interval(c.test_accuracy[c.baseline])) + "%",
+            in_hundredths(t_interval(c.test_accuracy[c.chosen])) + "%",
+            "the same rate" if gain is None else in_hundredths(gain, "+"),
         )
     return table
-
-
-def _percent(interval: Interval, sign: str = "") -> str:
-    """Return an interval in percent, or in percentage points."""
-    mean = f"{100 * interval.estimate:{sign}.2f}"
-    if interval.high is None:
-        return mean
-    return f"{mean} ± {100 * (interval.high - interval.estimate):.2f}"

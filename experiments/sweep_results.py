@@ -349,3 +349,19 @@ def _summary(curve: RateCurve) -> dict:
             for k, rate in enumerate(candidates.rates)
         ],
     }
+
+
+def in_hundredths(interval: Interval, sign: str = "") -> str:
+    """Return an interval of fractions in percent, or of differences in percentage points.
+
+    Args:
+        interval: symmetric, as Student's is.
+        sign: ``"+"`` shows the sign of a positive number too.
+
+    >>> in_hundredths(Interval(0.0012, 0.0002, 0.0022, 8, 0.95, "t"), "+")
+    '+0.12 ± 0.10'
+    """
+    mean = f"{round(100 * interval.estimate, 2) + 0.0:{sign}.2f}"  # + 0.0: never a -0.00
+    if interval.high is None:
+        return mean
+    return f"{mean} ± {100 * (interval.high - interval.estimate):.2f}"

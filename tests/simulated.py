@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from experiments import ablate
+from experiments.evidence import gather
 from experiments.results import LabelledImages, ResultsFolder, Row, TimingRow
 from experiments.sweep_results import Candidates, SweepFolder, SweepRow
 from jax_lenet import VARIANTS
@@ -76,6 +77,12 @@ def write(folder, truth, number=0):
     if truth.repeats:
         results.write_timing(timing_of(truth, draws))
     return results
+
+
+def evidence_of(folder):
+    """What is in a simulated folder."""
+    settings = folder.read_config()["settings"]
+    return gather(folder, settings["epochs"], settings["learning_rate"])
 
 
 def accuracies_of(truth, draws):

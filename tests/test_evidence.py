@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.cli import UserError
-from experiments.evidence import GAP, LAST, LackingError, gather, paired
-from tests.simulated import Truth, write
+from experiments.evidence import GAP, LAST, LackingError, paired
+from tests.simulated import Truth, evidence_of, write
 
 SMALL = Truth(seeds=3, images=200, repeats=2)
 
@@ -15,10 +15,6 @@ SMALL = Truth(seeds=3, images=200, repeats=2)
 @pytest.fixture
 def folder(tmp_path):
     return write(tmp_path / "r", SMALL)
-
-
-def evidence_of(folder):
-    return gather(folder, folder.read_config()["settings"])
 
 
 def test_runs_are_arrays_by_seed_epoch_and_image(folder):

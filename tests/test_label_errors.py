@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import label_errors
-from experiments.evidence import gather
 from experiments.verdicts import summarize
 from jax_lenet import load
 from jax_lenet.data import read_idx
 from jax_lenet.decisions import Rules
-from tests.simulated import Truth, write
+from tests.simulated import Truth, evidence_of, write
 
 REAL = Path(os.environ.get("JAX_LENET_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # As published, in the original order of the test set, and the labels that it gives there.
@@ -71,7 +70,7 @@ def study(tmp_path_factory):
             for r in folder.read_results()
         ]
     )
-    return summarize(gather(folder, folder.read_config()["settings"]), Rules(resamples=999))
+    return summarize(evidence_of(folder), Rules(resamples=999))
 
 
 def test_a_verdict_that_hangs_on_them_is_named_with_both_answers(study):
@@ -101,6 +100,6 @@ def test_where_nothing_changes_it_says_so(study):
 def test_without_predictions_none_is_made_again(tmp_path):
     folder = write(tmp_path / "r", replace(Truth(), seeds=2, images=50, repeats=0))
     (folder.path / "predictions.npz").unlink()
-    summary = summarize(gather(folder, folder.read_config()["settings"]), Rules(resamples=99))
+    summary = summarize(evidence_of(folder), Rules(resamples=99))
     assert summary["wrong_labels"]["changed"] == []
     assert "none was made again" in summary["wrong_labels"]["text"]

@@ -13,7 +13,6 @@ from flax import linen as nn
 from scipy import optimize, special, stats
 
 from experiments import cli, sweep
-from experiments.evidence import gather
 from experiments.mechanisms import (
     SWEEP_COMMAND,
     floor_of_loss,
@@ -26,7 +25,7 @@ from experiments.mechanisms import (
 )
 from jax_lenet import VARIANTS
 from jax_lenet.layers import Dropout
-from tests.simulated import LEARNING_RATES, Truth, write, write_sweep
+from tests.simulated import LEARNING_RATES, Truth, evidence_of, write, write_sweep
 
 TRUTH = Truth(
     seeds=3,
@@ -36,10 +35,6 @@ TRUTH = Truth(
     last={"LeNet_noBN_Dropout": -0.005},
     time={"LeNet_BN_noDropout": 0.2},
 )
-
-
-def evidence_of(folder):
-    return gather(folder, folder.read_config()["settings"])
 
 
 @pytest.fixture(scope="module")

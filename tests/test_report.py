@@ -114,3 +114,20 @@ def test_a_folder_of_the_pytorch_program_has_verdicts_as_far_as_it_goes(tmp_path
     assert run(folder.path) == 0
     assert {entry["verdict"] for entry in summary_of(folder)["verdicts"]} == {"undecided"}
     assert ResultsFolder(folder.path).has("report.html")
+
+
+def test_a_sweep_that_the_folder_keeps_can_be_named_again(tmp_path, swept):
+    folder = write(tmp_path / "r", STUDY)
+    assert run(folder.path, "--sweep", swept) == 0
+    kept = folder.path / "sweeps" / "1"
+    assert run(folder.path, "--sweep", kept) == 0
+    assert (kept / "sweep.csv").read_bytes() == (swept / "sweep.csv").read_bytes()
+
+
+def test_a_config_that_lacks_a_setting_is_no_studys(tmp_path, capsys):
+    folder = write(tmp_path / "r", STUDY)
+    config = folder.read_config()
+    del config["settings"]["learning_rate"]
+    folder.write_config(config)
+    assert run(folder.path) == 2
+    assert "expected the config.json of a study" in capsys.readouterr().err

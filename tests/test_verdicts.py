@@ -9,12 +9,11 @@ import pytest
 from scipy import stats
 
 from experiments import verdicts
-from experiments.evidence import gather
 from experiments.questions import as_json
 from experiments.results import TimingRow
 from experiments.verdicts import CONCLUSIONS, summarize, verdict_of
 from jax_lenet.decisions import Rules
-from tests.simulated import DROPOUT_RATES, LEARNING_RATES, Truth, write, write_sweep
+from tests.simulated import DROPOUT_RATES, LEARNING_RATES, Truth, evidence_of, write, write_sweep
 
 PLAIN, NORM = "LeNet", "LeNet_BN_noDropout"
 DROP, BOTH = "LeNet_noBN_Dropout", "LeNet_BN_Dropout"
@@ -38,7 +37,7 @@ def opposite(truth):
 
 
 def summary_of(folder, rules=QUICK):
-    return summarize(gather(folder, folder.read_config()["settings"]), rules)
+    return summarize(evidence_of(folder), rules)
 
 
 def parts_of(summary):
@@ -108,7 +107,7 @@ def test_studies_without_any_effect_seldom_end_with_a_false_verdict(tmp_path, mo
     false = 0
     for number in range(100):
         folder = write(tmp_path / str(number), Truth(images=300), number)
-        evidence = gather(folder, folder.read_config()["settings"])
+        evidence = evidence_of(folder)
         entries, _ = verdicts._answers([c(evidence, tight) for c in CONCLUSIONS], tight)
         answers = {part["verdict"] for entry in entries for part in entry["parts"]}
         false += bool(answers & {"supported", "contradicted"})
@@ -379,7 +378,7 @@ def test_where_every_run_diverged_there_is_nothing_to_compare(tmp_path):
 
 def test_one_epoch_has_no_first_and_last_to_compare(claimed, tmp_path):
     folder, _ = claimed
-    evidence = gather(folder, folder.read_config()["settings"])
+    evidence = evidence_of(folder)
     runs = {
         variant: replace(
             runs,
@@ -447,7 +446,7 @@ def test_sweeps_are_further_evidence_in_families_of_their_own(tmp_path):
 
 def test_a_question_without_data_is_written_as_undecided(claimed):
     folder, _ = claimed
-    evidence = gather(folder, folder.read_config()["settings"])
+    evidence = evidence_of(folder)
     question = CONCLUSIONS[0](replace(evidence, timing={}), QUICK).questions[0]
     part = as_json(question, None, 16, counts=True)
     assert part["verdict"] == "undecided"
