@@ -5,8 +5,8 @@
 trains the six variants on MNIST from ten seeds and leaves in ``results`` what they did, the
 report's charts, and the answers to its five conclusions: summary.json, and report.html to read.
 On two cores of an AMD EPYC server an epoch of a run takes 1.4 to 1.7 s, and there are 600. To
-expect: a last epoch near 97.6% (LeNet), 98.6% (LeNet_BN_noDropout), 97.1% (LeNet_noBN_Dropout), 98.4%
-(LeNet_BN_Dropout), 97.4% (LeNet_noBN_drop6) and 98.6% (LeNet_BN_drop6).
+expect: a last epoch near 97.6% (LeNet), 98.6% (LeNet_BN_noDropout), 97.1% (LeNet_noBN_Dropout),
+98.4% (LeNet_BN_Dropout), 97.4% (LeNet_noBN_drop6) and 98.6% (LeNet_BN_drop6).
 """
 
 import sys
