@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.benchmark_report import Row, short, write
+from experiments.chart import QUIET, TEXT
 from experiments.contenders import NAMES
-from experiments.figures import QUIET, TEXT
 
 LABELS = {
     "jax_lenet": "this library",

@@ -4,23 +4,33 @@ Left, bars by variant: total running time and last-epoch test accuracy. Right, a
 of each of the four variants: columns without and with batch norm, rows without and with dropout.
 """
 
-import io
 import os
-import textwrap
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from experiments.chart import (
+    COLOURS,
+    DPI,
+    LABELS,
+    MARKERS,
+    NOTE,
+    QUIET,
+    SIZE_INCHES,
+    TEXT,
+    epoch_ticks,
+    heading,
+    headline,
+    png,
+    style,
+    use_error_scale,
+)
 from experiments.summary import Curve
 from jax_lenet.statistics import t_interval
 
@@ -30,40 +40,10 @@ FIGURES = {
 }
 """By file name, the variants in the report's order."""
 
-# Found by a search: every two stay apart for full, protan, deutan and tritan sight, and each
-# has a contrast of at least 3 on white.
-COLOURS = {
-    "LeNet": "#262626",
-    "LeNet_BN_noDropout": "#0072b2",
-    "LeNet_noBN_Dropout": "#c74b00",
-    "LeNet_BN_Dropout": "#00a05f",
-    "LeNet_noBN_drop6": "#be7d9e",
-    "LeNet_BN_drop6": "#890005",
-}
-LABELS = {
-    "LeNet": "plain",
-    "LeNet_BN_noDropout": "BN",
-    "LeNet_noBN_Dropout": "dropout",
-    "LeNet_BN_Dropout": "BN + dropout",
-    "LeNet_noBN_drop6": "drop6",
-    "LeNet_BN_drop6": "BN + drop6",
-}
-# A second mark beside the colour, for prints in grey.
-MARKERS = dict(zip(COLOURS, "osD^vp", strict=True))
-
-SIZE_INCHES = (12.0, 8.2)
-DPI = 150
 # More runs than this are a band: lines would hide one another.
 MAX_LINES = 20
-# One image of 10,000: accuracy 1 has no place on a logarithmic axis of errors and is drawn here.
-LEAST_ERROR = 1e-4
-ACCURACY_TICKS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-FINE_TICKS = (0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.94, 0.96, 0.97, 0.975, 0.985, 0.992)
-EPOCH_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
-TEXT, QUIET = "#1a1a1a", "#595959"
-NOTE: dict[str, Any] = {"size": 10.5, "color": QUIET}
 BAR: dict[str, Any] = {"width": 0.72, "lw": 1.5, "zorder": 2}
 FEW_DOTS: dict[str, Any] = {"s": 22, "zorder": 3, "edgecolors": "white", "lw": 0.6}
 MANY_DOTS: dict[str, Any] = {"s": 6, "zorder": 3, "edgecolors": "none", "alpha": 0.5}
@@ -71,24 +51,6 @@ INTERVAL: dict[str, Any] = {"color": TEXT, "capthick": 1.6, "elinewidth": 1.6, "
 OWN_LINE: dict[str, Any] = {"lw": 2.8, "ms": 7, "mec": "white", "mew": 0.8, "zorder": 4}
 PALE_LINE: dict[str, Any] = {"lw": 1.6, "ms": 4, "alpha": 0.3, "zorder": 2}
 RUN_LINE: dict[str, Any] = {"lw": 0.9, "ms": 3, "marker": ".", "alpha": 0.55, "zorder": 3}
-STYLE: dict[str, Any] = {
-    "font.size": 12,
-    "axes.titlesize": 14,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "errorbar.capsize": 6,
-    "figure.subplot.left": 0.065,
-    "figure.subplot.right": 0.985,
-    "figure.subplot.bottom": 0.165,
-    "figure.subplot.wspace": 0.29,
-    "figure.subplot.hspace": 0.47,
-    "legend.columnspacing": 1.6,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.handletextpad": 0.5,
-    "text.parse_math": False,  # a dollar sign in a file's name is a dollar sign
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
-}
 
 
 def draw(curves: Sequence[Curve], path: Path, *, title: str, subtitle: str) -> None:
@@ -109,33 +71,19 @@ def draw(curves: Sequence[Curve], path: Path, *, title: str, subtitle: str) -> N
     figure = build(curves, FIGURES[path.name], title=title, subtitle=subtitle)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(_png(figure))
+        temporary.write_bytes(png(figure))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _png(figure: Figure) -> bytes:
-    """Return the picture in 256 colours, a third of the size of millions and the same to the eye.
-
-    It holds no date and no version: a picture changes only when its content does.
-    """
-    canvas = FigureCanvasAgg(figure)
-    with _style():
-        canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    file = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True, dpi=(DPI, DPI))
-    return file.getvalue()
 
 
 def build(curves: Sequence[Curve], variants: Sequence[str], *, title: str, subtitle: str) -> Figure:
     """Return the page: time bars, accuracy bars and a panel of curves a variant, in order."""
     given = {curve.variant: curve for curve in curves if curve.test_accuracy.size}
     shown = {variant: given.get(variant) for variant in variants}
-    with _style():
+    with style():
         figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
-        top = _headline(figure, title, subtitle)
+        top = headline(figure, title, subtitle)
         grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 1), top=top)
         _time_bars(figure.add_subplot(grid[0, 0]), shown)
         _accuracy_bars(figure.add_subplot(grid[1, 0]), shown)
@@ -145,26 +93,6 @@ def build(curves: Sequence[Curve], variants: Sequence[str], *, title: str, subti
         _share_axes(panels, [curve for curve in shown.values() if curve])
         _legend(figure, variants)
     return figure
-
-
-def _style() -> AbstractContextManager[Any]:
-    """Return the context that draws alike whatever the user's matplotlibrc says."""
-    return matplotlib.style.context(["default", STYLE])
-
-
-def _headline(figure: Figure, title: str, subtitle: str) -> float:
-    """Write title and subtitle; return where the charts may begin, as a fraction of the height."""
-    below = textwrap.wrap(subtitle, 125, max_lines=4, placeholder=" ...") or [""]
-    figure.text(
-        0.012, 0.985, title, va="top", size=min(18, 1300 / max(len(title), 1)), weight="bold"
-    )
-    figure.text(0.012, 0.941, "\n".join(below), va="top", size=12, color=QUIET)
-    return 0.84 - 0.025 * (len(below) - 1)
-
-
-def _heading(axes: Axes, title: str, note: str, color: str = TEXT) -> None:
-    axes.set_title(title, loc="left", weight="bold", color=color, pad=22)
-    axes.annotate(note, (0, 1), (0, 6), "axes fraction", "offset points", **NOTE)
 
 
 def _legend(figure: Figure, variants: Sequence[str]) -> None:
@@ -196,7 +124,7 @@ def _time_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
     top = _bars(axes, shown, values, f"{{:.{digits}f}}")[1]
     axes.set_ylim(0, 1.14 * top or 1)
     axes.set_ylabel(unit)
-    _heading(axes, "Total running time", _interval_note(values))
+    heading(axes, "Total running time", _interval_note(values))
 
 
 def _accuracy_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
@@ -210,7 +138,7 @@ def _accuracy_bars(axes: Axes, shown: dict[str, Curve | None]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
     if bottom > 0:
         _mark_cut(axes, bottom)
-    _heading(axes, "Last-epoch test accuracy", _interval_note(values))
+    heading(axes, "Last-epoch test accuracy", _interval_note(values))
 
 
 def _bars(
@@ -298,12 +226,12 @@ def _curves(axes: Axes, shown: dict[str, Curve | None], variant: str) -> None:
     """Draw one variant's accuracy by epoch over the others' pale means."""
     for other, curve in shown.items():
         if curve and other != variant:
-            _line(axes, other, _mean(curve), PALE_LINE)
+            _line(axes, other, curve.mean_accuracy, PALE_LINE)
     curve = shown[variant]
     if curve:
         _spread(axes, curve)
-        _line(axes, variant, _mean(curve), OWN_LINE)
-    _heading(axes, LABELS[variant], _curve_note(curve) if curve else "not run", COLOURS[variant])
+        _line(axes, variant, curve.mean_accuracy, OWN_LINE)
+    heading(axes, LABELS[variant], _curve_note(curve) if curve else "not run", COLOURS[variant])
 
 
 def _line(axes: Axes, variant: str, accuracy: np.ndarray, look: dict[str, Any]) -> None:
@@ -342,69 +270,19 @@ def _curve_note(curve: Curve) -> str:
     return f"mean of {_runs(count)}, {rest}"
 
 
-def _mean(curve: Curve) -> np.ndarray:
-    """Return the mean accuracy by epoch, ``[epochs]``, NaN where there is none.
-
-    It is over the same runs in every epoch, the whole ones where there are any: a mean that
-    lost a run half way would jump for no reason of the variant's.
-    """
-    runs = curve.test_accuracy[curve.whole] if curve.whole.any() else curve.test_accuracy
-    finite = np.isfinite(runs)
-    total = np.where(finite, runs, 0).sum(0)
-    return np.where(finite.any(0), total / np.maximum(finite.sum(0), 1), np.nan)
-
-
 def _share_axes(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
-    """Give all panels the same axes, with room for every finite accuracy and every epoch.
-
-    The accuracy axis is logarithmic in the error, 1 - accuracy: from 60% to 98% and from 98% to
-    99% are both visible.
-    """
+    """Give all panels the same axes, with room for every finite accuracy and every epoch."""
     finite = _finite(np.concatenate([c.test_accuracy.ravel() for c in curves] or [np.empty(0)]))
     low, high = (finite.min(), finite.max()) if len(finite) else (0.1, 0.99)
-    margin = 0.08 * max(_height(high) - _height(low), 0.1)
-    limits = _accuracy(_height(low) - margin), _accuracy(_height(high) + margin)
+    use_error_scale(panels, low, high)
     epochs = max((c.test_accuracy.shape[1] for c in curves), default=1)
     for i, panel in enumerate(panels):
-        panel.set_yscale("function", functions=(_height, _accuracy))
-        panel.set_ylim(limits)
-        panel.yaxis.set_major_locator(FixedLocator(_ticks(*limits)))
-        panel.yaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        panel.xaxis.set_major_locator(FixedLocator(_epoch_ticks(epochs)))
+        panel.xaxis.set_major_locator(FixedLocator(epoch_ticks(epochs)))
         panel.set_xlim(1 - 0.04 * epochs, epochs + 0.04 * epochs)
-        panel.grid(axis="y", color="#e3e3e3", zorder=0)
         if i >= 2:
             panel.set_xlabel("epoch")
         if i % 2 == 0:
             panel.set_ylabel("test accuracy")
-
-
-def _height(accuracy: Any) -> Any:
-    return -np.log10(np.maximum(1 - np.asarray(accuracy, float), LEAST_ERROR))
-
-
-def _accuracy(height: Any) -> Any:
-    return 1 - 10.0 ** -np.asarray(height, float)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return the round accuracies in a range that stand far enough apart to be read."""
-    kept: list[float] = []
-    gap = 0.085 * (_height(high) - _height(low))
-    for choice in (ACCURACY_TICKS, sorted(ACCURACY_TICKS + FINE_TICKS)):
-        if len(kept) < 4:  # a narrow range: too few of the roundest
-            kept = []
-            for tick in (tick for tick in choice if low <= tick <= high):
-                if not kept or _height(tick) - _height(kept[-1]) > gap:
-                    kept.append(tick)
-    return kept
-
-
-def _epoch_ticks(epochs: int) -> list[int]:
-    """Return about six round epochs, with the first and without an epoch 0."""
-    step = next((step for step in EPOCH_STEPS if epochs <= 6 * step), epochs)
-    return sorted({1, *range(step, epochs + 1, step)})
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from flax import linen as nn
-from scipy import stats
 
 from experiments.evidence import Evidence, LackingError, log_time_ratios, paired
 from experiments.questions import BOTH, DROP, DROPOUT_PAIRS, NORM, PLAIN
@@ -112,7 +112,7 @@ def floor_of_loss(rate: float, classes: int = CLASSES) -> float:
     0.1733
     """
     others = np.arange(classes)
-    return float(rate * stats.binom.pmf(others, classes - 1, rate) @ np.log1p(others))
+    return float(rate * scipy.stats.binom.pmf(others, classes - 1, rate) @ np.log1p(others))
 
 
 def loss_floor(evidence: Evidence) -> dict:

@@ -19,8 +19,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from experiments import sentences
+from experiments.chart import LABELS
 from experiments.cli import UserError
-from experiments.figures import FIGURES, LABELS
+from experiments.figures import FIGURES
 from experiments.page_figures import (
     DARK_COLOURS,
     LIGHT_COLOURS,
@@ -114,7 +115,7 @@ def _environment() -> Environment:
         "look": lambda verdict: LOOKS[verdict][0],
         "sign": lambda verdict: LOOKS[verdict][1],
         "p": p_value,
-        "claimed": claimed,
+        "asked_for": asked_for,
         "count": lambda number: f"{number:,}",
         "decimal": lambda number: "none" if number is None else f"{number:.2f}",
         "upper_first": lambda text: text[:1].upper() + text[1:],
@@ -161,12 +162,25 @@ class Conclusion:
     @property
     def plots(self) -> list[Plot]:
         """The parts that make the verdict."""
-        return _plots([part for part in self.content["parts"] if part["counts"]])
+        return self._plots_of("claimed")
+
+    @property
+    def tally(self) -> str:
+        """How many parts have which verdict; empty where all have the same."""
+        return sentences.tally(self.content)
+
+    @property
+    def beside(self) -> list[Plot]:
+        """What was asked with them and is not claimed."""
+        return self._plots_of("beside")
 
     @property
     def further(self) -> list[Plot]:
-        """The parts that are shown beside it."""
-        return _plots([part for part in self.content["parts"] if not part["counts"]])
+        """Evidence from sweeps."""
+        return self._plots_of("further")
+
+    def _plots_of(self, role: str) -> list[Plot]:
+        return _plots([part for part in self.content["parts"] if part["role"] == role])
 
 
 def _plots(parts: Sequence[dict]) -> list[Plot]:
@@ -196,10 +210,10 @@ def in_words(part: Mapping[str, Any]) -> tuple[str, str]:
     return estimate, f"[{interval}" if bracket else ""
 
 
-def claimed(part: Mapping[str, Any]) -> str:
-    """Return which sign the report claims for a difference.
+def asked_for(part: Mapping[str, Any]) -> str:
+    """Return which sign a question asks of a difference.
 
-    >>> claimed({"direction": "greater", "at_least": True})
+    >>> asked_for({"direction": "greater", "at_least": True})
     'no less'
     """
     more, less = ("more", "less") if part["direction"] == "greater" else ("less", "more")

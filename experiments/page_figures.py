@@ -15,7 +15,14 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from experiments.figures import COLOURS, LABELS, _accuracy, _epoch_ticks, _height, _mean, _ticks
+from experiments.chart import (
+    COLOURS,
+    LABELS,
+    accuracy_at,
+    accuracy_ticks,
+    epoch_ticks,
+    height_of,
+)
 from experiments.results import LabelledImages
 from experiments.summary import Curve
 from jax_lenet.statistics import t_interval
@@ -216,18 +223,18 @@ def learning_curves(curves: Sequence[Curve]) -> Panels:
     epochs = curves[0].test_accuracy.shape[1]
     runs = np.concatenate([curve.test_accuracy.ravel() for curve in curves])
     runs = runs[np.isfinite(runs)] if np.isfinite(runs).any() else np.array([0.1, 0.99])
-    low, high = float(_height(runs.min())), float(_height(runs.max()))
+    low, high = float(height_of(runs.min())), float(height_of(runs.max()))
     margin = 0.06 * max(high - low, 0.1)
     y = _Axis(low - margin, high + margin, BOTTOM, TOP)
     # One epoch stands in the middle.
     x = _Axis(1, epochs, LEFT + 8, RIGHT - 8) if epochs > 1 else _Axis(0, 2, LEFT, RIGHT)
-    means = {c.variant: _line(_mean(c), x, y) for c in curves if c.whole.any()}
+    means = {c.variant: _line(c.mean_accuracy, x, y) for c in curves if c.whole.any()}
     return Panels(
         panels=tuple(_panel(curve, means, x, y) for curve in curves),
-        epochs=tuple(Tick(x(epoch), str(epoch)) for epoch in _epoch_ticks(epochs)),
+        epochs=tuple(Tick(x(epoch), str(epoch)) for epoch in epoch_ticks(epochs)),
         accuracies=tuple(
-            Tick(y(float(_height(tick))), f"{100 * tick:.4g}%")
-            for tick in _ticks(float(_accuracy(y.low)), float(_accuracy(y.high)))
+            Tick(y(float(height_of(tick))), f"{100 * tick:.4g}%")
+            for tick in accuracy_ticks(float(accuracy_at(y.low)), float(accuracy_at(y.high)))
         ),
     )
 
@@ -235,7 +242,7 @@ def learning_curves(curves: Sequence[Curve]) -> Panels:
 def _panel(curve: Curve, means: dict[str, str], x: _Axis, y: _Axis) -> Panel:
     runs = curve.test_accuracy[curve.whole]
     mean = runs.mean(0) if len(runs) else np.empty(0)
-    points = [(x(epoch), y(float(_height(value)))) for epoch, value in enumerate(mean, 1)]
+    points = [(x(epoch), y(float(height_of(value)))) for epoch, value in enumerate(mean, 1)]
     return Panel(
         variant=curve.variant,
         label=LABELS[curve.variant],
@@ -256,7 +263,7 @@ def _note(runs: int, whole: int) -> str:
 
 
 def _line(accuracy: np.ndarray, x: _Axis, y: _Axis) -> str:
-    return " ".join(f"{x(epoch)},{y(float(_height(a)))}" for epoch, a in enumerate(accuracy, 1))
+    return " ".join(f"{x(epoch)},{y(float(height_of(a)))}" for epoch, a in enumerate(accuracy, 1))
 
 
 def _band(runs: np.ndarray, x: _Axis, y: _Axis) -> str:
@@ -267,7 +274,7 @@ def _band(runs: np.ndarray, x: _Axis, y: _Axis) -> str:
         intervals, places = intervals * 2, [places[0] - 5, places[0] + 5]
     ends = [(i.low or 0.0, i.high or 0.0) for i in intervals]  # never None: two runs or more
     lower, upper = (
-        [f"{place},{y(float(_height(e[side])))}" for place, e in zip(places, ends, strict=True)]
+        [f"{place},{y(float(height_of(e[side])))}" for place, e in zip(places, ends, strict=True)]
         for side in (0, 1)
     )
     return " ".join(lower + upper[::-1])

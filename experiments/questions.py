@@ -65,7 +65,8 @@ class Question:
     Attributes:
         name: short, and unlike the others' of its conclusion.
         text: the question.
-        where: what follows its number in the conclusion's sentence.
+        clause: of the conclusion's sentence, with a place ``{}`` for the numbers.
+        condition: what follows the number there; empty where the clause says all.
         compared: the two sides, as a rule variants.
         measure: what is compared.
         claim: what the report says; of logarithms where ``unit`` is "ratio".
@@ -76,7 +77,8 @@ class Question:
 
     name: str
     text: str
-    where: str
+    clause: str
+    condition: str
     compared: Pair
     measure: str
     claim: Claim
@@ -121,7 +123,7 @@ class Asked(NamedTuple):
     Attributes:
         name: as in `Question`; what the pair has in common is added.
         text: with a place ``{}`` for it.
-        where: as in `Question`; it is added.
+        clause: as in `Question`.
         measure: what is compared.
         direction: claimed.
         at_least: as in `Question`.
@@ -129,7 +131,7 @@ class Asked(NamedTuple):
 
     name: str
     text: str
-    where: str
+    clause: str
     measure: Measure
     direction: Literal["greater", "less"]
     at_least: bool = False
@@ -140,7 +142,8 @@ class Asked(NamedTuple):
             yield Question(
                 f"{self.name}, {condition}",
                 self.text.format(condition),
-                f"{self.where} {condition}",
+                self.clause,
+                condition,
                 pair,
                 self.measure.name,
                 Claim(self.direction, rules.accuracy_margin),
@@ -178,14 +181,18 @@ def _borne_out(question: Question, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def as_json(question: Question, verdict: Verdict | None, family: int, counts: bool) -> dict:
+#: Part of a conclusion's verdict; beside it, in the same family of tests; evidence from elsewhere.
+Role = Literal["claimed", "beside", "further"]
+
+
+def as_json(question: Question, verdict: Verdict | None, family: int, role: Role) -> dict:
     """Return a question with its answer as one of the parts in summary.json.
 
     Args:
         question: the question.
         verdict: on it; None where data are lacking.
         family: how many tests were corrected together.
-        counts: whether it is part of the conclusion's verdict.
+        role: in its conclusion.
     """
     data = question.data
     reason = verdict.reason if verdict else str(data.lacking)
@@ -193,7 +200,8 @@ def as_json(question: Question, verdict: Verdict | None, family: int, counts: bo
     return {
         "name": question.name,
         "question": question.text,
-        "where": question.where,
+        "clause": question.clause,
+        "condition": question.condition,
         "compared": list(question.compared),
         "measure": question.measure,
         "unit": question.unit,
@@ -208,7 +216,7 @@ def as_json(question: Question, verdict: Verdict | None, family: int, counts: bo
         "seeds_needed": verdict.seeds_needed if verdict else None,
         "by_image": data.by_image,
         "left_out": data.left_out,
-        "counts": counts,
+        "role": role,
     }
 
 

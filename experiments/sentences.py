@@ -1,46 +1,81 @@
 """A conclusion's answer in one sentence, made from its entry in summary.json and nothing else."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 ORDER = ("contradicted", "supported", "no practical difference", "undecided")
 
 
 def sentence(entry: dict) -> str:
-    """Return the answer: the verdict, then what was found, grouped by what it says to the claim.
+    """Return the answer: the verdict, then what was found, clause by clause.
+
+    Where the parts of a conclusion have different verdicts, the head counts them, and each part
+    that is not supported says so.
 
     Args:
-        entry: one of summary.json's verdicts: ``verdict``, ``subject`` and those ``parts`` that
-            count are read.
+        entry: one of summary.json's verdicts: ``verdict``, ``subject`` and ``parts`` are read, of
+            these the ones whose ``role`` is "claimed" or "beside".
 
     >>> part = {"verdict": "supported", "unit": "points", "estimate": 0.96, "low": 0.85, "n": 10}
-    >>> part |= {"high": 1.07, "where": "at the end", "level": 0.95, "n_of": "seeds"}
-    >>> part |= {"left_out": "", "counts": True}
-    >>> sentence({"verdict": "supported", "subject": "it changes by", "parts": [part]})
-    'Supported: it changes by +0.96 points [+0.85, +1.07] at the end (95% intervals, 10 seeds).'
+    >>> part |= {"high": 1.07, "clause": "at the end by {}", "condition": "with it"}
+    >>> part |= {"level": 0.95, "n_of": "seeds", "left_out": "", "role": "claimed"}
+    >>> sentence({"verdict": "supported", "subject": "accuracy changes", "parts": [part]})[:58]
+    'Supported: accuracy changes at the end by +0.96 points [+0'
     """
-    parts = [part for part in entry["parts"] if part["counts"]]
-    answers = [a for a in ORDER if any(part["verdict"] == a for part in parts)]
-    answers.sort(key=lambda answer: answer != entry["verdict"])  # its own first
-    groups = [_group(answer, [p for p in parts if p["verdict"] == answer]) for answer in answers]
-    head = entry["verdict"].capitalize() + (" in part" if len(answers) > 1 else "")
-    told = f"{head}: {entry['subject']} {groups[0]}"
-    for answer, group in zip(answers[1:], groups[1:], strict=True):
-        told += f"; {answer}: {group}"
-    return f"{told}{_basis(parts)}."
+    claimed = [part for part in entry["parts"] if part["role"] == "claimed"]
+    beside = [part for part in entry["parts"] if part["role"] == "beside"]
+    counted = tally(entry)
+    head = entry["verdict"].capitalize() + (f" as a whole ({counted})" if counted else "")
+    told = f"{head}: {entry['subject']} {_clauses(claimed, labelled=bool(counted))}"
+    doubts = _doubts([part for part in claimed if part["verdict"] == "undecided"])
+    told += f"{'; undecided' if counted else ','} since {doubts}" if doubts else ""
+    if beside:
+        told += f"; not claimed, so not counted: {_clauses(beside, labelled=False)}"
+    return f"{told}{_basis([*claimed, *beside])}."
 
 
-def _group(answer: str, parts: Sequence[dict]) -> str:
+def tally(entry: dict) -> str:
+    """Return how many parts of a conclusion have which verdict; empty where all have the same.
+
+    >>> verdicts = ["supported", "undecided", "supported"]
+    >>> tally({"parts": [{"role": "claimed", "verdict": verdict} for verdict in verdicts]})
+    '2 of 3 parts supported, 1 undecided'
+    """
+    found = Counter(part["verdict"] for part in entry["parts"] if part["role"] == "claimed")
+    if len(found) < 2:
+        return ""
+    words = {"no practical difference": "with no practical difference"}
+    (first, count), *others = ((words.get(a, a), found[a]) for a in ORDER if a in found)
+    told = [f"{count} of {found.total()} parts {first}"]
+    return ", ".join(told + [f"{number} {answer}" for answer, number in others])
+
+
+def _clauses(parts: Sequence[dict], labelled: bool) -> str:
+    """Return what was found, parts with the same clause together."""
+    alike: dict[str, list[dict]] = {}
+    for part in parts:
+        alike.setdefault(part["clause"], []).append(part)
+    return "; ".join(clause.format(_amounts(group, labelled)) for clause, group in alike.items())
+
+
+def _amounts(parts: Sequence[dict], labelled: bool) -> str:
     told = [part for part in parts if part["estimate"] is not None]
-    clauses = [f"{difference(part)} {part['where']}" for part in told]
-    untold = [part["where"] for part in parts if part["estimate"] is None]
+    amounts = [
+        f"{difference(part)} {part['condition']}".rstrip()
+        + (f" ({part['verdict']})" if labelled and part["verdict"] != "supported" else "")
+        for part in told
+    ]
+    untold = [part["condition"] for part in parts if part["estimate"] is None]
     if untold:
-        clauses.append(f"an unknown amount {joined(untold)}")
-    return joined(clauses) + (_doubts(parts) if answer == "undecided" else "")
+        amounts.append(f"an unknown amount {joined(untold)}".rstrip())
+    return joined(amounts)
 
 
 def _doubts(parts: Sequence[dict]) -> str:
     """Return why parts are undecided, each reason once, and what would decide them."""
-    doubts = f", since {' and '.join(dict.fromkeys(part['reason'] for part in parts))}"
+    if not parts:
+        return ""
+    doubts = " and ".join(dict.fromkeys(part["reason"] for part in parts))
     needed = [part["seeds_needed"] for part in parts]
     if None not in needed:
         doubts += f", which about {max(needed)} {parts[0]['n_of']} would decide"

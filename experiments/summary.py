@@ -66,6 +66,18 @@ class Curve:
         """Whether a run has a finite accuracy in every epoch, bool ``[seeds]``."""
         return np.all(np.isfinite(self.test_accuracy), axis=1)
 
+    @property
+    def mean_accuracy(self) -> np.ndarray:
+        """The mean test accuracy by epoch, ``[epochs]``, NaN where there is none.
+
+        It is over the same runs in every epoch, the whole ones where there are any: a mean that
+        lost a run half way would jump for no reason of the variant's.
+        """
+        runs = self.test_accuracy[self.whole] if self.whole.any() else self.test_accuracy
+        finite = np.isfinite(runs)
+        total = np.where(finite, runs, 0).sum(0)
+        return np.where(finite.any(0), total / np.maximum(finite.sum(0), 1), np.nan)
+
 
 def curves_of(rows: Sequence[Row], epochs: int) -> list[Curve]:
     """Gather the rows of each variant's finished runs, in the order of `VARIANTS`.

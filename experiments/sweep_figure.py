@@ -11,18 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from experiments.figures import (
+from experiments.chart import (
     DPI,
     NOTE,
     QUIET,
     SIZE_INCHES,
-    _accuracy,
-    _heading,
-    _headline,
-    _height,
-    _png,
-    _style,
-    _ticks,
+    heading,
+    headline,
+    png,
+    style,
+    use_error_scale,
 )
 from experiments.sweep_results import RateCurve, in_hundredths
 from jax_lenet.models import VARIANTS
@@ -65,7 +63,7 @@ def draw(curves: Sequence[RateCurve], *, title: str, subtitle: str) -> bytes:
         title: plain text.
         subtitle: data, epochs, seeds.
     """
-    return _png(build(curves, title=title, subtitle=subtitle))
+    return png(build(curves, title=title, subtitle=subtitle))
 
 
 def build(curves: Sequence[RateCurve], *, title: str, subtitle: str) -> Figure:
@@ -74,9 +72,9 @@ def build(curves: Sequence[RateCurve], *, title: str, subtitle: str) -> Figure:
     if columns == 1:  # one choice of layers, or none: the models side by side
         columns = min(len(curves), MAX_COLUMNS)
     rows = -(-len(curves) // columns)
-    with _style():
+    with style():
         figure = Figure(figsize=SIZE_INCHES, dpi=DPI)
-        top = _headline(figure, title, subtitle)
+        top = headline(figure, title, subtitle)
         grid = figure.add_gridspec(rows, columns, top=top, left=0.085)
         panels = [figure.add_subplot(grid[divmod(i, columns)]) for i in range(len(curves))]
         for panel, curve in zip(panels, curves, strict=True):
@@ -99,7 +97,7 @@ def _panel(axes: Axes, curve: RateCurve) -> None:
         ("test", curve.test_accuracy),
     ):
         _line(axes, curve.candidates.rates, accuracy, name)
-    _heading(axes, _name(curve), _note(curve))
+    heading(axes, _name(curve), _note(curve))
 
 
 def _line(axes: Axes, rates: Sequence[float], accuracy: np.ndarray, name: str) -> None:
@@ -139,10 +137,7 @@ def _note(curve: RateCurve) -> str:
 
 
 def _share_axes(panels: Sequence[Axes], curves: Sequence[RateCurve], columns: int) -> None:
-    """Give all panels the same axes, with room for every mean.
-
-    The accuracy axis is logarithmic in the error, 1 - accuracy, as in the other figures.
-    """
+    """Give all panels the same axis of accuracy, with room for every mean, and its own of rates."""
     means = np.concatenate(
         [
             accuracy.mean(1)
@@ -150,16 +145,8 @@ def _share_axes(panels: Sequence[Axes], curves: Sequence[RateCurve], columns: in
             for accuracy in (c.train_accuracy, c.validation_accuracy, c.test_accuracy)
         ]
     )
-    low, high = _height(means.min()), _height(means.max())
-    margin = 0.08 * max(high - low, 0.1)
-    limits = _accuracy(low - margin), _accuracy(high + margin)
+    use_error_scale(panels, means.min(), means.max())
     for i, panel in enumerate(panels):
-        panel.set_yscale("function", functions=(_height, _accuracy))
-        panel.set_ylim(limits)
-        panel.yaxis.set_major_locator(FixedLocator(_ticks(*limits)))
-        panel.yaxis.set_minor_locator(NullLocator())
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
-        panel.grid(axis="y", color="#e3e3e3", zorder=0)
         _rate_axis(panel, curves[i])
         if i % columns == 0:
             panel.set_ylabel("accuracy")

@@ -76,7 +76,8 @@ def at_learning_rates(
             yield Question(
                 f"{name}, {condition}",
                 f"Is last-epoch test accuracy higher with batch norm at the {name}, {condition}?",
-                f"at the {name} {condition}",
+                f"at the {name} by {{}}",
+                condition,
                 _labels(variants, rates),
                 f"{LAST.name} in the sweep",
                 Claim("greater", rules.accuracy_margin),
@@ -112,7 +113,8 @@ def _dropout_question(curve: RateCurve, rules: Rules) -> Question:
         name,
         f"Of all rates above 0 this one has the best validation accuracy, with {layers} in"
         f" {candidates.variant}: is its test accuracy higher than without dropout?",
-        f"with {name}",
+        f"with {name} by {{}}",
+        "",
         (f"{candidates.variant} with {layers} at {candidates.rates[best]:g}", candidates.variant),
         f"{LAST.name} in the sweep",
         Claim("greater", rules.accuracy_margin),

@@ -3,8 +3,9 @@
 The rules were written before any result was looked at. `jax_lenet.decisions.Rules` says when a
 difference counts. The *family* is every question of the five functions below, 19 in all; their
 tests are corrected together, those that a folder lacks the data for left out. `verdict_of` makes a
-conclusion's verdict from those of its questions. Questions to a sweep are further evidence: a
-family of their own in each conclusion, and no part of its verdict.
+conclusion's verdict from those of what it claims; what is asked beside that is in the family and
+not in the verdict. Questions to a sweep are further evidence: a family of their own in each
+conclusion, and no part of its verdict either.
 
 All differences are of two variants from the same seeds, or the same repeats. Where predictions are
 kept, after the last epoch, the test images count as a second source of randomness.
@@ -56,14 +57,16 @@ class Conclusion:
         number: 1 to 5.
         claim: the conclusion in plain words.
         subject: with what its sentence begins.
-        questions: what it claims; together they make its verdict.
-        further: what else is of interest.
+        claimed: what it claims; together they make its verdict.
+        beside: what a reader will ask at once and the report does not claim; of the same family.
+        further: evidence from sweeps, a family of its own.
     """
 
     number: int
     claim: str
     subject: str
-    questions: tuple[Question, ...]
+    claimed: tuple[Question, ...]
+    beside: tuple[Question, ...] = ()
     further: tuple[Question, ...] = ()
 
 
@@ -82,6 +85,7 @@ def running_time(evidence: Evidence, rules: Rules) -> Conclusion:
         Question(
             name,
             text,
+            "by {}",
             f"with {name}",
             (variant, PLAIN),
             "time of an epoch",
@@ -94,7 +98,7 @@ def running_time(evidence: Evidence, rules: Rules) -> Conclusion:
     return Conclusion(
         1,
         "Batch normalization and dropout increase total execution time.",
-        "the time of an epoch changes by",
+        "the time of an epoch changes",
         tuple(questions),
     )
 
@@ -109,21 +113,21 @@ def batch_norm(evidence: Evidence, rules: Rules) -> Conclusion:
         Asked(
             "last epoch",
             "Is last-epoch test accuracy higher with batch norm, {}?",
-            "at the last epoch",
+            "at the last epoch by {}",
             LAST,
             "greater",
         ),
         Asked(
             "first epoch",
             "Is first-epoch test accuracy higher with batch norm, {}?",
-            "at the first epoch",
+            "at the first epoch by {}",
             FIRST,
             "greater",
         ),
         Asked(
             "first against last epoch",
             "Does batch norm help more at the first epoch than at the last, {}?",
-            "more at the first epoch than at the last",
+            "the first epoch's change less the last's is {}",
             FIRST_LESS_LAST,
             "greater",
         ),
@@ -131,9 +135,9 @@ def batch_norm(evidence: Evidence, rules: Rules) -> Conclusion:
     return Conclusion(
         2,
         "Batch normalization increases accuracy a lot, most of all in the first epoch.",
-        "batch norm changes test accuracy by",
+        "batch norm changes test accuracy",
         tuple(question for a in asked for question in a.of(NORM_PAIRS, evidence, rules)),
-        tuple(at_learning_rates(evidence, NORM_PAIRS, rules)),
+        further=tuple(at_learning_rates(evidence, NORM_PAIRS, rules)),
     )
 
 
@@ -146,16 +150,16 @@ def too_much_dropout(evidence: Evidence, rules: Rules) -> Conclusion:
     asked = Asked(
         "last epoch",
         "Is last-epoch training accuracy lower with dropout in two layers, {}?",
-        "at the last epoch",
+        "at the last epoch by {}",
         TRAINING,
         "less",
     )
     return Conclusion(
         3,
         "Too much dropout decreases training accuracy; a right rate has to be found.",
-        "dropout in two layers changes training accuracy by",
+        "dropout in two layers changes training accuracy",
         tuple(asked.of(DROPOUT_PAIRS, evidence, rules)),
-        tuple(at_dropout_rates(evidence, rules)),
+        further=tuple(at_dropout_rates(evidence, rules)),
     )
 
 
@@ -169,14 +173,14 @@ def overfitting(evidence: Evidence, rules: Rules) -> Conclusion:
         Asked(
             "gap",
             "Is the gap between training and test accuracy smaller with drop6, {}?",
-            "in the gap between training and test accuracy",
+            "the gap between training and test accuracy by {}",
             GAP,
             "less",
         ),
         Asked(
             "test accuracy",
             "Is last-epoch test accuracy higher with drop6, {}?",
-            "in test accuracy",
+            "test accuracy by {}",
             LAST,
             "greater",
         ),
@@ -186,7 +190,7 @@ def overfitting(evidence: Evidence, rules: Rules) -> Conclusion:
         4,
         "Dropout keeps the model from training too well, which makes test accuracy better"
         " (claimed for batch norm with drop6 alone).",
-        "drop6 changes the last epoch by",
+        "at the last epoch drop6 changes",
         tuple(question for a in asked for question in a.of(pairs, evidence, rules)),
     )
 
@@ -194,38 +198,40 @@ def overfitting(evidence: Evidence, rules: Rules) -> Conclusion:
 def slow_start(evidence: Evidence, rules: Rules) -> Conclusion:
     """Dropout gives a very bad first epoch, but then a better learning speed than the others.
 
-    Test accuracy with dropout in two layers less that without: lower at the first epoch, a larger
-    gain from the first to the last, and by the last at least as high, so that it has caught up.
+    Test accuracy with dropout in two layers less that without: lower at the first epoch, and a
+    larger gain from the first to the last. Whether it has caught up by the last, which the report
+    does not claim, is asked beside.
     """
     asked = (
         Asked(
             "first epoch",
             "Is first-epoch test accuracy lower with dropout in two layers, {}?",
-            "at the first epoch",
+            "at the first epoch by {}",
             FIRST,
             "less",
         ),
         Asked(
             "gain",
             "Does test accuracy gain more from first to last epoch with dropout, {}?",
-            "in the gain from first to last epoch",
+            "its gain from the first to the last epoch by {}",
             GAIN,
             "greater",
         ),
-        Asked(
-            "last epoch",
-            "Has dropout caught up by the last epoch, its test accuracy at least equal, {}?",
-            "at the last epoch",
-            LAST,
-            "greater",
-            at_least=True,
-        ),
+    )
+    caught_up = Asked(
+        "last epoch",
+        "Has dropout caught up by the last epoch, its test accuracy at least equal, {}?",
+        "at the last epoch by {}",
+        LAST,
+        "greater",
+        at_least=True,
     )
     return Conclusion(
         5,
         "Dropout gives a very bad first epoch, but then a better learning speed than the others.",
-        "dropout in two layers changes test accuracy by",
+        "dropout in two layers changes test accuracy",
         tuple(question for a in asked for question in a.of(DROPOUT_PAIRS, evidence, rules)),
+        beside=tuple(caught_up.of(DROPOUT_PAIRS, evidence, rules)),
     )
 
 
@@ -270,7 +276,7 @@ def summarize(evidence: Evidence, rules: Rules) -> dict:
     pairs = dict.fromkeys(
         question.compared
         for conclusion in conclusions
-        for question in conclusion.questions
+        for question in (*conclusion.claimed, *conclusion.beside)
         if question.unit == "points"
     )
     return {
@@ -284,24 +290,28 @@ def summarize(evidence: Evidence, rules: Rules) -> dict:
 
 def _answers(conclusions: Sequence[Conclusion], rules: Rules) -> tuple[list[dict], int]:
     """Return the conclusions as in summary.json, without mechanisms, and the family's size."""
-    questions = [question for conclusion in conclusions for question in conclusion.questions]
+    questions = [
+        question
+        for conclusion in conclusions
+        for question in (*conclusion.claimed, *conclusion.beside)
+    ]
     verdicts = iter(decide_questions(questions, rules))
     family = sum(question.comparison is not None for question in questions)
     entries = []
     for conclusion in conclusions:
-        parts = [as_json(q, next(verdicts), family, counts=True) for q in conclusion.questions]
-        answer = verdict_of([part["verdict"] for part in parts])
-        further = decide_questions(conclusion.further, rules)
-        parts += [
-            as_json(question, verdict, len(further), counts=False)
-            for question, verdict in zip(conclusion.further, further, strict=True)
+        claimed = [as_json(q, next(verdicts), family, "claimed") for q in conclusion.claimed]
+        beside = [as_json(q, next(verdicts), family, "beside") for q in conclusion.beside]
+        answered = decide_questions(conclusion.further, rules)
+        further = [
+            as_json(question, verdict, len(answered), "further")
+            for question, verdict in zip(conclusion.further, answered, strict=True)
         ]
         entry = {
             "number": conclusion.number,
             "claim": conclusion.claim,
-            "verdict": answer,
+            "verdict": verdict_of([part["verdict"] for part in claimed]),
             "subject": conclusion.subject,
-            "parts": parts,
+            "parts": [*claimed, *beside, *further],
         }
         entries.append(entry | {"sentence": sentence(entry)})
     return entries, family

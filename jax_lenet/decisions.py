@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jax_lenet.statistics import (
     RESAMPLES,
@@ -273,7 +273,7 @@ def seeds_needed(
     power = power_of_t_test(comparison, n, rules.alpha / family)
     found = (power >= rules.power) & (n >= rules.least_seeds_for(_PATTERNS * family))
     error, freedom = _projected(comparison, n)
-    half = stats.t.isf((1 - rules.level) / 2, freedom) * error
+    half = scipy.stats.t.isf((1 - rules.level) / 2, freedom) * error
     within = half + abs(measured.mean()) < claim.margin
     enough = found | within
     return int(n[np.argmax(enough)]) if enough.any() else None
@@ -293,7 +293,7 @@ def power_of_t_test(comparison: Comparison, seeds: np.ndarray, alpha: float) -> 
     error, freedom = _projected(comparison, seeds)
     # Where seeds hardly scatter: the power is 1 long before, and nct returns NaN long after.
     effect = np.minimum(abs(comparison.differences.mean()) / error, 1e4)
-    return stats.nct.sf(stats.t.isf(alpha / 2, freedom), freedom, effect)
+    return scipy.stats.nct.sf(scipy.stats.t.isf(alpha / 2, freedom), freedom, effect)
 
 
 def _projected(comparison: Comparison, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ the same seed. What follows from an interval and a test is in `jax_lenet.decisio
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 Alternative = Literal["two-sided", "greater", "less"]  # scipy's words
 
@@ -99,7 +99,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     n, mean = len(values), float(values.mean())
     if n < 2:
         return Interval(mean, None, None, n, level, "none: one value")
-    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    half = scipy.stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return Interval(mean, float(mean - half), float(mean + half), n, level, "t")
 
 
@@ -127,12 +127,12 @@ def paired_interval(
     n = len(differences)
     if n < LEAST_FOR_BCA or np.ptp(differences) == 0:
         return t_interval(differences, level)
-    quantile = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(n / (n - 1))
-    found = stats.bootstrap(
+    quantile = scipy.stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(n / (n - 1))
+    found = scipy.stats.bootstrap(
         (differences,),
         np.mean,
         n_resamples=resamples,
-        confidence_level=float(1 - 2 * stats.norm.sf(quantile)),
+        confidence_level=float(1 - 2 * scipy.stats.norm.sf(quantile)),
         method="BCa",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -256,7 +256,7 @@ def mcnemar_test(first: np.ndarray, second: np.ndarray) -> McNemar:
     """
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
     discordant = only_first + only_second
-    p = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    p = float(scipy.stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
     return McNemar(only_first, only_second, p)
 
 

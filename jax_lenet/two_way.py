@@ -7,7 +7,7 @@ that is to hold for other seeds and other images takes both as random.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jax_lenet.statistics import RESAMPLES, Interval, PValue, finite
 
@@ -105,7 +105,7 @@ def two_way_interval(
         )
         + _resampled(rng, effects, counts, parts.image_variance, resamples)
     )
-    tail = stats.norm.sf(stats.t.ppf((1 + level) / 2, parts.degrees_of_freedom))
+    tail = scipy.stats.norm.sf(scipy.stats.t.ppf((1 + level) / 2, parts.degrees_of_freedom))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(parts.mean, float(low), float(high), n, level, "bootstrap of seeds and images")
 
@@ -137,4 +137,4 @@ def two_way_test(differences: np.ndarray) -> PValue:
     method = "t over seeds and images"
     if seeds + images == 0:
         return PValue(float(mean == 0), method)
-    return PValue(float(2 * stats.t.sf(abs(mean) / np.sqrt(seeds + images), freedom)), method)
+    return PValue(float(2 * scipy.stats.t.sf(abs(mean) / np.sqrt(seeds + images), freedom)), method)

@@ -72,7 +72,7 @@ def part(name, question, compared, verdict, values, **other):
         "direction": "greater",
         "seeds_needed": 34 if verdict == UNDECIDED else None,
         "at_least": False,
-        "counts": True,
+        "role": "claimed",
     } | other
 
 
@@ -177,7 +177,7 @@ def five():
                     [NORM, PLAIN],
                     SAME,
                     (0.04, -0.03, 0.09),
-                    counts=False,
+                    role="further",
                 ),
             ],
             "It depends on the learning rate",

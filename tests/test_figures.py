@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import stats
 
 from experiments import figures
-from experiments.figures import COLOURS, DPI, FIGURES, SIZE_INCHES, build, draw
+from experiments.chart import COLOURS, DPI, SIZE_INCHES
+from experiments.figures import FIGURES, build, draw
 from experiments.summary import Curve
 
 TITLE, SUBTITLE = "LeNet-5 on MNIST", "10,000 test images · seeds 0-7"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.sentences import ORDER, sentence
+from experiments.sentences import ORDER, sentence, tally
 
 
 def part(verdict="supported", **changes):
@@ -21,38 +21,46 @@ def part(verdict="supported", **changes):
         "n_of": "seeds",
         "seeds_needed": None,
         "left_out": "",
-        "counts": True,
-        "where": "at the last epoch",
+        "role": "claimed",
+        "clause": "at the last epoch by {}",
+        "condition": "without dropout",
     } | changes
 
 
 def entry(verdict, *parts):
-    return {"verdict": verdict, "subject": "it changes accuracy by", "parts": list(parts)}
+    return {"verdict": verdict, "subject": "it changes accuracy", "parts": list(parts)}
 
 
+FIRST = {"clause": "at the first epoch by {}"}
 MIXED = entry(
     "contradicted",
     part(),
-    part("contradicted", estimate=-0.5, low=-0.6, high=-0.4, where="with dropout"),
-    part("no practical difference", estimate=0.02, low=-0.05, high=0.08, where="with drop6"),
-    part("undecided", estimate=0.3, low=-0.2, high=0.8, where="with both", seeds_needed=40),
+    part("contradicted", estimate=-0.5, low=-0.6, high=-0.4, condition="with dropout"),
+    part("no practical difference", estimate=0.02, low=-0.05, high=0.08, **FIRST),
+    part("undecided", estimate=0.3, low=-0.2, high=0.8, condition="with both", seeds_needed=40)
+    | FIRST,
 )
 
 
-def test_its_own_verdict_comes_first_and_every_part_stands_under_its_own():
+def test_parts_with_different_verdicts_are_counted_and_labelled():
     assert sentence(MIXED) == (
-        "Contradicted in part: it changes accuracy by -0.50 points [-0.60, -0.40] with dropout;"
-        " supported: +0.96 points [+0.85, +1.07] at the last epoch;"
-        " no practical difference: +0.02 points [-0.05, +0.08] with drop6;"
-        " undecided: +0.30 points [-0.20, +0.80] with both, since the interval holds zero, which"
-        " about 40 seeds would decide (95% intervals, 10 seeds)."
+        "Contradicted as a whole (1 of 4 parts contradicted, 1 supported,"
+        " 1 with no practical difference, 1 undecided): it changes accuracy"
+        " at the last epoch by +0.96 points [+0.85, +1.07] without dropout and"
+        " -0.50 points [-0.60, -0.40] with dropout (contradicted);"
+        " at the first epoch by +0.02 points [-0.05, +0.08] without dropout"
+        " (no practical difference) and +0.30 points [-0.20, +0.80] with both (undecided);"
+        " undecided since the interval holds zero, which about 40 seeds would decide"
+        " (95% intervals, 10 seeds)."
     )
 
 
-def test_where_all_parts_agree_there_is_one_group():
-    assert sentence(entry("supported", part(), part(estimate=1.5, where="with dropout"))) == (
-        "Supported: it changes accuracy by +0.96 points [+0.85, +1.07] at the last epoch and"
-        " +1.50 points [+0.85, +1.07] with dropout (95% intervals, 10 seeds)."
+def test_where_all_parts_agree_nothing_is_labelled_and_one_clause_holds_its_parts():
+    both = part(), part(estimate=1.5, condition="with dropout")
+    assert tally(entry("supported", *both)) == ""
+    assert sentence(entry("supported", *both)) == (
+        "Supported: it changes accuracy at the last epoch by +0.96 points [+0.85, +1.07] without"
+        " dropout and +1.50 points [+0.85, +1.07] with dropout (95% intervals, 10 seeds)."
     )
 
 
@@ -75,31 +83,42 @@ def test_it_holds_the_verdicts_of_its_entry_and_no_others(number, answer):
     assert set(words) == {p["verdict"] for p in changed["parts"]}
 
 
+def test_what_is_asked_beside_the_claim_is_told_and_does_not_count():
+    beside = part("contradicted", estimate=-0.4, low=-0.5, high=-0.3, role="beside")
+    told = entry("supported", part(), beside)
+    assert tally(told) == ""
+    assert sentence(told) == (
+        "Supported: it changes accuracy at the last epoch by +0.96 points [+0.85, +1.07] without"
+        " dropout; not claimed, so not counted: at the last epoch by -0.40 points [-0.50, -0.30]"
+        " without dropout (95% intervals, 10 seeds)."
+    )
+
+
 def test_further_evidence_has_no_place_in_it():
-    further = part("contradicted", estimate=-9.0, counts=False)
+    further = part("contradicted", estimate=-9.0, role="further")
     assert sentence(entry("supported", part(), further)) == sentence(entry("supported", part()))
 
 
 def test_ratios_are_percent_more_or_less():
     ratio = part(unit="ratio", estimate=1.173, low=1.161, high=0.985, n_of="repeats", n=12)
-    assert "by +17.3% [+16.1, -1.5] at" in sentence(entry("supported", ratio))
+    assert "by +17.3% [+16.1, -1.5] without" in sentence(entry("supported", ratio))
     assert sentence(entry("supported", ratio)).endswith("(95% intervals, 12 repeats).")
 
 
 def test_one_seed_has_no_interval_and_says_why_that_is_not_enough():
     alone = part("undecided", low=None, high=None, n=1, reason="1 seed cannot decide")
     assert sentence(entry("undecided", alone)) == (
-        "Undecided: it changes accuracy by +0.96 points at the last epoch, since 1 seed cannot"
-        " decide (1 seed)."
+        "Undecided: it changes accuracy at the last epoch by +0.96 points without dropout,"
+        " since 1 seed cannot decide (1 seed)."
     )
 
 
 def test_what_nobody_measured_is_an_unknown_amount():
     unknown = {"estimate": None, "low": None, "high": None, "n": 0, "reason": "there is no file"}
-    parts = part("undecided", **unknown), part("undecided", **unknown, where="with dropout")
+    parts = part("undecided", **unknown), part("undecided", **unknown, condition="with dropout")
     assert sentence(entry("undecided", *parts)) == (
-        "Undecided: it changes accuracy by an unknown amount at the last epoch and with dropout,"
-        " since there is no file."
+        "Undecided: it changes accuracy at the last epoch by an unknown amount without dropout and"
+        " with dropout, since there is no file."
     )
 
 
