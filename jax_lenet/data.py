@@ -124,7 +124,7 @@ def load(
         jax_lenet.idx.DataError: expected a data set of mnist, mnist_sample, found 'minst'; ...
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
+        near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(f"expected a data set of {', '.join(DATASETS)}, found {name!r}{hint}")
     if train_size is not None and train_size < 1:

@@ -103,7 +103,12 @@ def _run(folder: Path, files: dict[str, RemoteFile]) -> None:
     job = json.dumps({"folder": str(folder), "files": files})
     try:
         done = subprocess.run(
-            command, input=job, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS
+            command,
+            input=job,
+            capture_output=True,
+            text=True,
+            errors="replace",  # a server's answer may be part of the error
+            timeout=DOWNLOAD_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
         message = f"the download did not end within {DOWNLOAD_SECONDS:g} seconds"

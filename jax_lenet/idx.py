@@ -27,6 +27,7 @@ import numpy as np
 _KINDS = {1: "labels (magic number 2049)", 3: "images (magic number 2051)"}
 _MAGIC = 0x0800  # unsigned bytes; the number of dimensions is added
 _DEFLATE_LIMIT = 1032  # the most bytes that one byte of a gzip file can stand for (zlib's manual)
+_MOST_VALUES = 1 << 30  # where no shape is asked for; EMNIST, the largest of the kin, has half
 _CHUNK_BYTES = 1 << 20
 
 
@@ -46,14 +47,15 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...] | None = None)
     Args:
         path: the file.
         shape: the shape that the file must have, such as `(60000, 28, 28)`; it is compared with the
-            header before anything else is read. None takes whatever the header announces.
+            header before anything else is read. None takes what the header announces, up to 2^30
+            values: a gzip file of a megabyte may stand for a gigabyte.
 
     Returns:
         uint8 [N] for a file of labels, uint8 [N, rows, columns] for a file of images.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, cut, too long, no IDX file of these two
-            kinds, not of the given shape, or not the gzip file that its name says.
+        DataError: the file is missing, unreadable, empty, cut, too long or too large, no IDX file
+            of these two kinds, not of the given shape, or not the gzip file that its name says.
 
     Example:
         >>> import tempfile
@@ -66,12 +68,10 @@ def read_idx(path: str | os.PathLike[str], shape: tuple[int, ...] | None = None)
     path = Path(path)
     with reading(path):
         require_file(path)
-        compressed = path.suffix == ".gz"
-        file_bytes = path.stat().st_size
-        with gzip.open(path) if compressed else path.open("rb") as stream:
+        with gzip.open(path) if _is_compressed(path) else path.open("rb") as stream:
             found = _read_header(path, stream, shape)
-            limit = file_bytes * _DEFLATE_LIMIT if compressed else file_bytes
-            return _read_pixels(path, stream, found, limit)
+            _check_size(path, found, _MOST_VALUES if shape is None else math.prod(shape))
+            return _read_pixels(path, stream, found)
 
 
 def require_file(path: Path) -> None:
@@ -125,14 +125,18 @@ def _read_header(
     return found
 
 
-def _read_pixels(
-    path: Path, stream: io.BufferedIOBase, shape: tuple[int, ...], limit: int
-) -> np.ndarray:
-    """Reads exactly the bytes of an array of `shape`; `limit` is the most that can be there."""
-    expected = math.prod(shape)
-    announced = f"{path}: its header announces {_by(shape)} = {expected} values"
-    if expected > limit:
-        raise DataError(f"{announced}, more than its {path.stat().st_size} bytes can hold")
+def _check_size(path: Path, shape: tuple[int, ...], allowed: int) -> None:
+    """Refuses a header that announces more values than the file can hold, or than are allowed."""
+    size = path.stat().st_size
+    if math.prod(shape) > (size * _DEFLATE_LIMIT if _is_compressed(path) else size):
+        raise DataError(f"{_announced(path, shape)}, more than its {size} bytes can hold")
+    if math.prod(shape) > allowed:
+        raise DataError(f"{_announced(path, shape)}, expected at most {allowed}")
+
+
+def _read_pixels(path: Path, stream: io.BufferedIOBase, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads exactly the bytes of an array of `shape`."""
+    expected, announced = math.prod(shape), _announced(path, shape)
     payload = _read_up_to(stream, expected)
     if len(payload) < expected:
         raise DataError(f"{announced}, but the file ends after {len(payload)}")
@@ -151,6 +155,14 @@ def _read_up_to(stream: io.BufferedIOBase, count: int) -> bytearray:
             break
         payload += chunk
     return payload
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+def _announced(path: Path, shape: tuple[int, ...]) -> str:
+    return f"{path}: its header announces {_by(shape)} = {math.prod(shape)} values"
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -1,8 +1,9 @@
 """Where MNIST's arrays come from: a folder of IDX files, a tensorflow_datasets directory, a sample.
 
 Each reader returns checked arrays and the fingerprint of every file that it read, or raises a
-DataError. None needs tensorflow. A tensorflow_datasets directory holds one PNG per digit, whose
-decoding takes seconds, so the decoded arrays are kept under the SHA-256 of those files.
+DataError. None needs tensorflow, and nothing in a file decides which code runs. A
+tensorflow_datasets directory holds one PNG per digit, whose decoding takes seconds, so the decoded
+arrays are kept under the SHA-256 of those files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import json
 import re
+import reprlib
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
@@ -36,6 +38,7 @@ _IDX_FILES = {
     "test_labels": ("t10k-labels-idx1-ubyte", (TEST_SIZE,)),
 }
 _SPLITS = {"train": TRAIN_SIZE, "test": TEST_SIZE}
+_DESCRIPTION_BYTES = 1 << 20  # MNIST's dataset_info.json has a thousand
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ def read_tfds(folder: Path, cache: Path | None) -> tuple[Digits, Files]:
     Raises:
         DataError: another data set or format, a file missing, or damaged records.
     """
-    names = ["dataset_info.json", "features.json", *_record_names(folder)]
+    records = _record_names(folder)
+    names = ["dataset_info.json", "features.json", *records["train"], *records["test"]]
     for name in names:
         require_file(folder / name)
     files = {name: fingerprint(folder / name) for name in names}
@@ -184,63 +188,97 @@ def read_tfds(folder: Path, cache: Path | None) -> tuple[Digits, Files]:
     kept = None if cache is None else cache / f"mnist-{key[:32]}.npz"
     digits = None if kept is None else _read_kept(kept)
     if digits is None:
-        digits = _decode(folder)
+        digits = _decode(folder, records)
         if kept is not None:
             _keep(kept, digits)
     return digits, files
 
 
-def _record_names(folder: Path) -> list[str]:
-    """Returns the record files that dataset_info.json announces, after checking what they hold."""
+def _record_names(folder: Path) -> dict[str, list[str]]:
+    """Returns by split the record files that dataset_info.json announces, having checked it."""
     path = folder / "dataset_info.json"
     require_file(path)
-    with reading(path):
-        text = path.read_bytes()
+    with reading(path), path.open("rb") as stream:
+        text = stream.read(_DESCRIPTION_BYTES)  # what is longer is cut, and no JSON any more
     try:
         info = json.loads(text)
         dataset, form = info["name"], info.get("fileFormat", "tfrecord")
-        shards = {half["name"]: [int(n) for n in half["shardLengths"]] for half in info["splits"]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: expected tensorflow_datasets' JSON description") from error
+        shards = {half["name"]: _shard_lengths(half) for half in info["splits"]}
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise DataError(f"{path}: expected tensorflow_datasets' JSON description") from e
     if dataset != "mnist":
-        raise DataError(f"{path}: expected the data set 'mnist', found {dataset!r}")
+        raise DataError(f"{path}: expected the data set 'mnist', found {reprlib.repr(dataset)}")
     if form != "array_record":
         raise DataError(
-            f"{folder}: expected array_record files, found {form}, which only tensorflow reads; "
-            "prepare the data set with tfds.builder('mnist', file_format='array_record')"
+            f"{folder}: expected array_record files, found {reprlib.repr(form)}, which only"
+            " tensorflow reads; prepare the data set with"
+            " tfds.builder('mnist', file_format='array_record')"
         )
     counts = {name: sum(shards.get(name, [])) for name in _SPLITS}
     if counts != _SPLITS:
         raise DataError(f"{path}: expected the splits {_SPLITS}, found {counts}")
-    return [
-        f"mnist-{split}.array_record-{shard:05d}-of-{len(shards[split]):05d}"
+    return {
+        split: [
+            f"mnist-{split}.array_record-{shard:05d}-of-{len(shards[split]):05d}"
+            for shard in range(len(shards[split]))
+        ]
         for split in _SPLITS
-        for shard in range(len(shards[split]))
-    ]
+    }
 
 
-def _decode(folder: Path) -> Digits:
-    """Decodes all records: 4 seconds for 70,000, of which Pillow takes 2."""
-    import tensorflow_datasets as tfds
-    from PIL import Image
+def _shard_lengths(split: dict) -> list[int]:
+    lengths = [int(length) for length in split["shardLengths"]]
+    if not all(0 < length <= TRAIN_SIZE for length in lengths):
+        raise ValueError
+    return lengths
+
+
+def _decode(folder: Path, records: dict[str, list[str]]) -> Digits:
+    """Decodes all records: 4 seconds for 70,000, of which Pillow takes 2.
+
+    By the record's own format: tensorflow_datasets would import whatever module features.json
+    names, and look for the records wherever dataset_info.json says.
+    """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     arrays: dict[str, np.ndarray] = {}
     try:
-        builder = tfds.builder_from_directory(folder)
-        for split in _SPLITS:
-            # Undecoded, because tensorflow_datasets' own decoder is slower than Pillow alone; and
-            # unchecked, because a decorator hides the method's parameters from the type checker.
-            skip = {"image": tfds.decode.SkipDecoding()}
-            source = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-            records = source.__getitems__(range(len(source)))
-            arrays[f"{split}_images"] = np.stack(
-                [np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]
+        for split, size in _SPLITS.items():
+            with ArrayRecordDataSource([folder / name for name in records[split]]) as source:
+                if len(source) != size:
+                    raise ValueError(f"expected {size} in {split}, found {len(source)}")
+                digits = [_digit(record) for record in source.__getitems__(range(size))]
+            images, labels = zip(*digits, strict=True)
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = (
+                np.stack(images),
+                np.array(labels),
             )
-            arrays[f"{split}_labels"] = np.array([record["label"] for record in records])
     except Exception as error:  # damage shows as RuntimeError, KeyError, OSError, SyntaxError, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(f"{folder}: tensorflow_datasets cannot read it ({reason})") from error
+        raise DataError(f"{folder}: its records cannot be read ({reason})") from error
     return check(arrays, TRAIN_SIZE, TEST_SIZE, str(folder))
+
+
+def _digit(record: bytes) -> tuple[np.ndarray, int]:
+    """Decodes a record, the protocol buffer tf.train.Example with a PNG and a label."""
+    from PIL import Image, UnidentifiedImageError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    # Made at import time, which a type checker does not see.
+    example = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+    features = example.features.feature
+    images, labels = features["image"].bytes_list.value, features["label"].int64_list.value
+    if (len(images), len(labels)) != (1, 1):
+        raise ValueError("expected an image and a label in each record")
+    try:
+        # No other format: for some of those that Pillow knows it starts programs.
+        with Image.open(io.BytesIO(images[0]), formats=["PNG"]) as image:
+            # Looked at first: a PNG of a kilobyte may stand for gigabytes.
+            if image.size != IMAGE_SHAPE or image.mode != "L":
+                raise ValueError(f"expected 28 x 28 grey pixels, found {image.size} {image.mode}")
+            return np.asarray(image), labels[0]
+    except UnidentifiedImageError:
+        raise ValueError("expected each image to be a PNG") from None
 
 
 def _read_kept(path: Path) -> Digits | None:

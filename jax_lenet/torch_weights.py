@@ -9,6 +9,9 @@
 Both ways are exact: values keep their bits and their dtype. The one entry without a counterpart is
 ``num_batches_tracked``, which PyTorch counts but does not use at a fixed momentum: `from_torch`
 ignores it and `to_torch` writes 0.
+
+Files are not read here. A file of PyTorch's is a pickle, which runs what it likes when it is read:
+take it from ``torch.load(path, weights_only=True)``, which refuses all but tensors.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ _WEIGHTS = {
 }
 _BATCH_NORMS = {"convnet.bn1": 6, "convnet.bn3": 16, "convnet.bn5": 120}
 _COUNTER = "num_batches_tracked"
+_COUNTERS = {f"{layer}.{_COUNTER}" for layer in _BATCH_NORMS}
+_DTYPES = (np.float16, np.float32, np.float64)
 
 # By number of dimensions, where each axis of a Flax kernel comes from in PyTorch's weight.
 _KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
@@ -66,7 +71,8 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: naming the key, if one is missing or unknown, or holds another shape than
-            LeNet-5's, a dtype that is not floating point, or a value that is NaN or infinite.
+            LeNet-5's, another dtype than float16, float32 or float64, a value that is NaN or
+            infinite, or a variance below 0.
 
     >>> import jax, numpy as np
     >>> from jax_lenet import lenet5
@@ -81,9 +87,11 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     >>> np.exp(log_probs[0]).round(3)  # no weight favours a class
     array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=float32)
     """
-    entries = _entries(batch_norm=any(key.startswith(tuple(_BATCH_NORMS)) for key in state_dict))
-    counters = {key for key in state_dict if key.endswith(f".{_COUNTER}")}
-    _check_names("state_dict", set(state_dict) - counters, (entry.key for entry in entries))
+    names = {str(key) for key in state_dict}
+    batch_norm = any(name.startswith(tuple(_BATCH_NORMS)) for name in names)
+    entries = _entries(batch_norm)
+    ignored = _COUNTERS if batch_norm else set()
+    _check_names("state_dict", names - ignored, (entry.key for entry in entries))
     variables: dict[str, Any] = {}
     for entry in entries:
         array = _checked(entry.key, state_dict[entry.key], entry.shape)
@@ -111,11 +119,12 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     import torch
 
     leaves = dict(_leaves(variables))
-    entries = _entries(batch_norm=any(path[-2] in ("bn1", "bn3", "bn5") for path in leaves))
-    _check_names("variables", map(".".join, leaves), (".".join(entry.path) for entry in entries))
+    entries = _entries(batch_norm=any(".bn" in name for name in leaves))
+    _check_names("variables", leaves, (".".join(entry.path) for entry in entries))
     state_dict = {}
     for entry in entries:
-        array = _checked(".".join(entry.path), leaves[entry.path], entry.flax_shape)
+        name = ".".join(entry.path)
+        array = _checked(name, leaves[name], entry.flax_shape)
         # np.argsort inverts a permutation.
         array = array.transpose(tuple(np.argsort(entry.axes))).copy("C")
         state_dict[entry.key] = torch.from_numpy(array)
@@ -151,36 +160,47 @@ def _batch_norm_entries(torch_layer: str) -> Iterable[_Entry]:
         yield _Entry(f"{torch_layer}.{torch_name}", (collection, layer, name), shape, (0,))
 
 
-def _leaves(tree: Mapping[str, Any], *path: str) -> Iterable[tuple[tuple[str, ...], Any]]:
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the arrays of nested mappings under their paths: ``params.c1.kernel``."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, *path, name)
+            yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield (*path, name), value
+            yield f"{prefix}{name}", value
 
 
 def _check_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
     found, expected = set(found), set(expected)
-    missing, unknown = sorted(expected - found), sorted(found - expected)
-    if missing:
-        raise ValueError(f"{what} lacks {', '.join(missing)}")
-    if unknown:
-        raise ValueError(f"{what} holds {', '.join(unknown)}, which this LeNet-5 does not have")
+    complaints = []
+    if missing := sorted(expected - found):
+        complaints.append(f"lacks {', '.join(missing)}")
+    if unknown := sorted(found - expected):
+        shown = ", ".join(name if name.isprintable() else repr(name) for name in unknown)
+        complaints.append(f"holds {shown}, which this LeNet-5 does not have")
+    if complaints:
+        raise ValueError(f"{what} {' and '.join(complaints)}")
 
 
 def _checked(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return a tensor or array as a NumPy array, or say what is wrong with it."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-    if tuple(np.shape(value)) != shape:
-        raise ValueError(f"{name}: expected shape {list(shape)}, found {list(np.shape(value))}")
     try:
-        array = np.asarray(value)
-    except TypeError:  # NumPy has no such dtype, bfloat16 for one
-        array = None
-    if array is None or not np.issubdtype(array.dtype, np.floating):
-        dtype = getattr(value, "dtype", type(value).__name__)
-        raise ValueError(f"{name}: expected float16, float32 or float64, found {dtype}")
+        found = list(np.shape(value))
+    except ValueError:  # lists within lists, of different lengths
+        found = "rows of different lengths"
+    if found != list(shape):
+        raise ValueError(f"{name}: expected shape {list(shape)}, found {found}")
+    wanted = f"{name}: expected float16, float32 or float64"
+    dtype = getattr(value, "dtype", type(value).__name__)
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    # A dtype that NumPy lacks, bfloat16 for one; a sparse tensor; one without values ("meta").
+    except (TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{wanted}, found {dtype} ({reason})") from None
+    if array.dtype not in _DTYPES:
+        raise ValueError(f"{wanted}, found {dtype}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: expected finite values, found NaN or infinity")
+    if name.endswith(("running_var", ".var")) and (array < 0).any():
+        raise ValueError(f"{name}: expected variances of at least 0, found {array.min()}")
     return array

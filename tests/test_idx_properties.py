@@ -85,6 +85,16 @@ def test_what_was_written_is_read_back(folder, array):
     assert_same(read(folder, gzip.compress(encode(array)), "file.gz"), array)
 
 
+@given(array=ARRAYS, shape=st.one_of(LABELS, IMAGES))
+def test_only_the_shape_that_was_asked_for_is_read(folder, array, shape):
+    path = folder / "file"
+    path.write_bytes(encode(array))
+    assert_same(read_idx(path, array.shape), array)
+    if shape != array.shape:
+        with pytest.raises(DataError, match="expected"):
+            read_idx(path, shape)
+
+
 @given(array=ARRAYS, data=st.data())
 def test_one_flipped_bit_in_the_header_never_yields_another_array_than_it_says(folder, array, data):
     content = bytearray(encode(array))
