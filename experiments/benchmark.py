@@ -11,6 +11,7 @@ textbook Flax. On a GPU more of PyTorch's ways are timed, and up to 256 models a
 Nothing else should run on the machine. Without PyTorch the rest is measured.
 """
 
+import difflib
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,11 +93,10 @@ class Settings:
                 raise cli.UserError(f"--{name}: expected at least 1, not {number}")
         if self.threads is not None and self.threads > cores:
             raise cli.UserError(f"--threads: expected at most {cores}, not {self.threads}")
-        for name in self.contenders or ():
-            if name not in NAMES:
-                raise cli.UserError(f"--contenders: expected {', '.join(NAMES)}, not {name}")
-        if self.contenders is not None and len(set(self.contenders)) != len(self.contenders):
-            raise cli.UserError("--contenders: expected each name once")
+        if self.seeds_at_once is not None and not self.seeds_at_once:
+            raise cli.UserError("--seeds-at-once: expected at least one number, not none")
+        if self.contenders is not None:
+            check_contenders(self.contenders)
 
     @property
     def study(self) -> StudySettings:
@@ -119,6 +119,19 @@ class Settings:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+
+
+def check_contenders(names: tuple[str, ...]) -> None:
+    """Raise UserError unless the names are different contenders; suggest the nearest."""
+    if not names:
+        raise cli.UserError("--contenders: expected at least one name, not none")
+    for name in names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise cli.UserError(f"--contenders: expected {', '.join(NAMES)}, not {name}{hint}")
+    if len(set(names)) != len(names):
+        raise cli.UserError("--contenders: expected each name once")
 
 
 class Benchmark:
@@ -267,4 +280,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Settings, "benchmark"))
+    sys.exit(cli.run(main, Settings, "benchmark", goes_on=False))

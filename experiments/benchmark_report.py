@@ -198,8 +198,11 @@ def ratio(
 
 
 def check_folder(path: Path, overwrite: bool) -> None:
-    """Raise UserError if the folder holds a benchmark that may not be replaced."""
-    present = [name for name in FILES if (path / name).exists()]
+    """Raise UserError if the folder holds a benchmark that may not be replaced, or can't be one."""
+    try:
+        present = [name for name in FILES if (path / name).exists()]
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {path}: {error.strerror}") from None
     if present and not overwrite:
         raise UserError(
             f"--out: {path} already holds {', '.join(present)}; give --overwrite to replace them,"

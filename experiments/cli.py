@@ -1,19 +1,30 @@
 """What every program does around its work: parse the command line, end with the right exit code.
 
-Exit codes: 0 done; 2 bad arguments or data, with one line that says what was expected; 130 ended by
-Ctrl-C.
+Exit codes, each but the first with one line that says why:
+
+    0    done
+    1    a file or the screen could not be written, as on a full disk
+    2    bad arguments or data; the line says what was expected
+    130  ended by Ctrl-C
+    143  ended by SIGTERM
 """
 
 import contextlib
+import errno
 import io
+import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import TextIO, TypeVar
 
 import tyro
 from rich.console import Console
 
+from experiments import signals
 from jax_lenet.data import DataError
 
 Settings = TypeVar("Settings")
@@ -22,11 +33,34 @@ Settings = TypeVar("Settings")
 PLAIN_WORDS = (
     (r"invalid literal for int\(\) with base 10:", "expected a whole number, not"),
     (r"could not convert string to float:", "expected a number, not"),
+    (r"Could not find valid parse for arguments: \[(.*?)\]", r"expected numbers, not \1"),
+    (r"no type matching .* could be instantiated from .*- [^:]*: (expected .*)", r"\1"),
 )
+
+
+#: A place to write to that is full, gone or broken: no bug of the program's.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EPIPE, errno.ENXIO)
 
 
 class UserError(ValueError):
     """A user's mistake, in one line that says what was expected. Programs exit with code 2."""
+
+
+class StorageError(Exception):
+    """A file that could not be written, once the work had begun. Programs exit with code 1.
+
+    Attributes:
+        path: of the file.
+        reason: the operating system's.
+    """
+
+    def __init__(self, path: Path, reason: str):
+        self.path, self.reason = path, reason
+        kept = f"everything finished so far is kept in {path.parent}"
+        super().__init__(
+            f"cannot write {path}: {reason}; "
+            + (kept if path.parent.is_dir() else f"the folder {path.parent} is gone")
+        )
 
 
 def run(
@@ -34,31 +68,71 @@ def run(
     settings_type: type[Settings],
     name: str,
     arguments: Sequence[str] | None = None,
+    *,
+    goes_on: bool = True,
 ) -> int:
     """Run a program on its command line and return the exit code.
 
     Args:
-        program: does the work.
+        program: does the work. It may put signals off; see `signals.deferred`.
         settings_type: frozen dataclass that the command line fills.
         name: of the module, as in ``python -m experiments.NAME``.
         arguments: the command line; None takes the process's own.
+        goes_on: whether the same command goes on where the program was ended.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a screen without ± must not end a study
             stream.reconfigure(errors="replace")
+    again = _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
+
+    def words(stopped: signals.Stopped) -> str:
+        return f"{name}: {stopped}; {again}"
+
+    with signals.watched(words, process_ends=arguments is None):
+        code, text = 0, ""
+        try:
+            program(parse(settings_type, name, arguments))
+            sys.stdout.flush()
+        except (UserError, DataError) as error:
+            code, text = 2, f"{name}: {error}"
+        except StorageError as error:
+            code, text = 1, f"{name}: {error}; {again}"
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            code, text = 1, f"{name}: cannot write: {error.strerror}; {again}"
+        except signals.Stopped as stopped:
+            code, text = stopped.exit_code, words(stopped)
+        except KeyboardInterrupt:  # where no handlers can be set, as outside the main thread
+            code, text = 130, words(signals.Stopped(signal.SIGINT))
+        # A signal that comes now has nothing left to end.
+        with contextlib.suppress(signals.Stopped), signals.deferred():
+            _finish(sys.stdout)
+            _finish(sys.stderr, one_line(text))
+    return code
+
+
+def _again(name: str, arguments: Sequence[str], goes_on: bool) -> str:
+    """Return how to go on: with the same command, but --overwrite would throw away what is there.
+
+    >>> _again("ablate", ["--out", "my results", "--overwrite"], goes_on=True)
+    "to go on: python -m experiments.ablate --out 'my results'"
+    """
+    if not goes_on:
+        return "--overwrite starts anew"
+    kept = [argument for argument in arguments if argument != "--overwrite"]
+    return f"to go on: {shlex.join(['python', '-m', f'experiments.{name}', *kept])}"
+
+
+def _finish(stream: TextIO, last: str = "") -> None:
+    """Print a last line and flush; what cannot be written is given up.
+
+    A log on a full disk, or a pager that was left: Python would fail once more when it ends.
+    """
     try:
-        program(parse(settings_type, name, arguments))
-    except (UserError, DataError) as error:
-        print(f"{name}: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"{name}: interrupted; the epochs that were finished are in the results folder, and"
-            " --overwrite starts anew",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+        print(last, end="\n" if last else "", file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def console() -> Console:
@@ -93,7 +167,7 @@ def _unboxed(message: str) -> str:
     for line in lines:
         if line.startswith(("Argument helptext", "For full helptext", "╰")):
             break
-        if not re.fullmatch("[─ ]*", line):
+        if not re.fullmatch("[─ -]*", line):  # the second is for screens that have no lines
             kept.append(line)
     text = " ".join(kept).removeprefix("Error parsing ").rstrip(".")
     for pattern, plain in PLAIN_WORDS:

@@ -4,7 +4,6 @@ Left, bars by variant: total running time and last-epoch test accuracy. Right, a
 of each of the four variants: columns without and with batch norm, rows without and with dropout.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from experiments import durable
 from experiments.chart import (
     COLOURS,
     DPI,
@@ -65,16 +65,12 @@ def draw(curves: Sequence[Curve], path: Path, *, title: str, subtitle: str) -> N
 
     Raises:
         ValueError: if the file's name is not one of `FIGURES`.
+        StorageError: if it cannot be written.
     """
     if path.name not in FIGURES:
         raise ValueError(f"{path.name}: expected a file named {' or '.join(FIGURES)}")
     figure = build(curves, FIGURES[path.name], title=title, subtitle=subtitle)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(png(figure))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    durable.write(path, png(figure))
 
 
 def build(curves: Sequence[Curve], variants: Sequence[str], *, title: str, subtitle: str) -> Figure:

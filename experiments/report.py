@@ -15,8 +15,9 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments import cli, kept_sweeps, verdicts
+from experiments import cli, kept_sweeps, study_config, verdicts
 from experiments.evidence import gather
+from experiments.lock import one_writer
 from experiments.results import CONFIG, FIGURES, REPORT, SUMMARY, ResultsFolder
 from experiments.summary import Curve, curves_of, summarize
 from jax_lenet.decisions import Rules
@@ -63,13 +64,14 @@ def remake(folder: ResultsFolder) -> Remade:
     from experiments import figures, page  # matplotlib takes a second to import
 
     config = folder.read_config()
-    try:
-        settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
-        epochs, rate, rules = settings["epochs"], settings["learning_rate"], rules_of(settings)
-    except (KeyError, TypeError, ValueError):
+    study_config.check(config, folder.path / CONFIG)
+    if config["data"]["kind"] not in SOURCES:
         raise cli.UserError(
-            f"{folder.path / CONFIG}: expected the config.json of a study"
-        ) from None
+            f"{folder.path / CONFIG}: expected the config.json of a study: data.kind is one of"
+            f" {', '.join(SOURCES)}"
+        )
+    settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
+    epochs, rate, rules = settings["epochs"], settings["learning_rate"], rules_of(settings)
     curves = curves_of(folder.read_results(), epochs)
     if not curves:
         raise cli.UserError(f"{folder.path}: expected finished runs, found none")
@@ -112,9 +114,10 @@ def _seeds(curves: list[Curve]) -> str:
 def main(settings: Settings) -> None:
     """Run the program."""
     folder = ResultsFolder(settings.folder)
-    if settings.sweep:
-        folder.write_sweeps(kept_sweeps.load(settings.sweep, folder.read_config()))
-    remake(folder)
+    with one_writer(folder.path, "FOLDER"):
+        if settings.sweep:
+            folder.write_sweeps(kept_sweeps.load(settings.sweep, folder.read_config()))
+        remake(folder)
     print(f"made {', '.join((*FIGURES, SUMMARY, REPORT))} in {folder.path}")
 
 

@@ -9,25 +9,27 @@
     summary.json     per variant: total time, first and last accuracy, with intervals; the verdicts
     figure1.png, figure2.png
     report.html      everything on one page
+    runs/            where each group of runs stands, to go on from
 
-Files are written whole under a temporary name and renamed, so that a reader never sees half of one.
+Files are written as `durable` does, so that a reader never sees half of one. Reading trusts none:
+whatever the bytes are, there comes out what the schema says, or a `UserError`.
 """
 
 import contextlib
 import csv
 import io
 import json
-import os
-import tempfile
-import zipfile
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 
-from experiments.cli import UserError
+from experiments import durable, npz
+from experiments.cli import StorageError, UserError
+from jax_lenet.models import CLASSES
 
 CONFIG = "config.json"
 RESULTS = "results.csv"
@@ -35,10 +37,19 @@ TIMING = "timing.csv"
 PREDICTIONS = "predictions.npz"
 TEST_SET = "test_set.npz"
 SWEEPS = "sweeps"
+KEPT = (CONFIG, "sweep.csv")  # of each sweep
 SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
 REPORT = "report.html"
-FILES = (CONFIG, RESULTS, TIMING, PREDICTIONS, TEST_SET, SUMMARY, *FIGURES, REPORT)
+RUNS = "runs"
+#: What columns of results.csv may hold, ends included; a loss may be anything. In 1e9 s: 30 years.
+RANGES = {
+    "seed": (0, 2**32 - 1),
+    "epoch": (1, 1e9),
+    "train_accuracy": (0, 1),
+    "test_accuracy": (0, 1),
+    "seconds": (0, 1e9),
+}
 
 
 class Row(NamedTuple):
@@ -97,42 +108,92 @@ class LabelledImages(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """A folder of results; the methods write or read one file each."""
+    """A folder of results; the methods write or read one file each.
+
+    Writing raises `StorageError` where the disk is full, the folder gone, and the like.
+
+    Attributes:
+        path: the folder.
+        files: what a folder of this kind holds: patterns of names, as `Path.glob` takes them.
+    """
 
     path: Path
 
+    files: ClassVar[tuple[str, ...]] = (
+        CONFIG,
+        RESULTS,
+        TIMING,
+        PREDICTIONS,
+        TEST_SET,
+        SUMMARY,
+        *FIGURES,
+        REPORT,
+        *(f"{SWEEPS}/[0-9]*/{name}" for name in KEPT),
+        f"{RUNS}/*.seeds-*.npz",
+    )
+
     @classmethod
-    def create(cls, path: Path, overwrite: bool) -> "ResultsFolder":
+    def open(cls, path: Path, overwrite: bool) -> Self:
+        """Make the folder ready to go on with the study that it holds, or to begin one.
+
+        For its one writer (see `lock`): what killed programs left behind goes.
+
+        Args:
+            path: of the folder; it is made where it is missing.
+            overwrite: begin one, and remove what is there of `files`, and nothing else.
+
+        Raises:
+            UserError: if it cannot be written to, or has files of these names but nothing that
+                says what they are, and ``overwrite`` is False.
+        """
+        folder = cls(path)
+        try:
+            durable.make_folder(path)
+            durable.clean(path, cls.files)
+            if overwrite:
+                folder.clear()
+        except StorageError as error:
+            raise UserError(f"--out: cannot write to {error.path}: {error.reason}") from None
+        if not folder.has(CONFIG) and not any(path.glob(f"{RUNS}/*.seeds-*.npz")):
+            cls.check(path, overwrite=False)
+        return folder
+
+    @classmethod
+    def create(cls, path: Path, overwrite: bool) -> Self:
         """Make the folder ready for a new study.
 
         Raises:
-            UserError: if it cannot be written, or holds results and ``overwrite`` is False.
+            UserError: if it cannot be written to, or holds results and ``overwrite`` is False.
         """
         cls.check(path, overwrite)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-            if overwrite:
-                cls(path).write_sweeps([])
-            for name in FILES if overwrite else ():
-                (path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: cannot write to {path}: {error.strerror}") from None
-        return cls(path)
+        return cls.open(path, overwrite)
 
-    @staticmethod
-    def check(path: Path, overwrite: bool) -> None:
+    @classmethod
+    def check(cls, path: Path, overwrite: bool) -> None:
         """Raise UserError if the folder holds results that may not be replaced.
 
         Apart from `create`, so that a program says so before it reads the data.
         """
-        present = [name for name in FILES if (path / name).exists()]
+        present = [str(file.relative_to(path)) for file in cls(path).present()]
         if present and not overwrite:
             raise UserError(
                 f"--out: {path} already holds {', '.join(present)}; give --overwrite to replace"
                 " them, or name another folder"
             )
+
+    def present(self) -> list[Path]:
+        """Return which of `files` are there."""
+        return [path for name in self.files for path in sorted(self.path.glob(name))]
+
+    def clear(self) -> None:
+        """Remove what is there of `files`, the last first, and the folders that are then empty."""
+        present = self.present()
+        for path in reversed(present):
+            durable.remove(path)
+        below = {part for path in present for part in path.relative_to(self.path).parents[:-1]}
+        for part in sorted(below, reverse=True):
+            with contextlib.suppress(OSError):  # where a user's own files are, they stay
+                (self.path / part).rmdir()
 
     def write_config(self, config: dict) -> None:
         """Write config.json."""
@@ -160,39 +221,63 @@ class ResultsFolder:
         Args:
             sweeps: of each the content of its files, by name.
         """
-        for old in (self.path / SWEEPS).glob("[0-9]*"):
-            for name in (CONFIG, "sweep.csv"):
-                (old / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # where a user's own files are, they stay
-                old.rmdir()
         for number, files in enumerate(sweeps, 1):
-            folder = ResultsFolder(self.path / SWEEPS / str(number))
-            folder.path.mkdir(parents=True, exist_ok=True)
+            folder = self.path / SWEEPS / str(number)
+            durable.make_folder(folder)
             for name, content in files.items():
-                folder._write(name, content)
+                durable.write(folder / name, content)
+        kept = {str(number) for number in range(1, len(sweeps) + 1)}
+        for old in (self.path / SWEEPS).glob("[0-9]*"):
+            if old.name not in kept:
+                for name in KEPT:
+                    durable.remove(old / name)
+                with contextlib.suppress(OSError):  # where a user's own files are, they stay
+                    old.rmdir()
 
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""
         self._write_json(SUMMARY, summary)
 
+    def write_report(self, html: str) -> None:
+        """Write report.html."""
+        # A name that is no text, as a path may be, does not end a study at its last page.
+        self._write(REPORT, html.encode(errors="replace"))
+
     def read_config(self) -> dict:
         """Read config.json.
 
         Raises:
-            UserError: if it is missing or not JSON.
+            UserError: if it is missing or not a JSON object.
         """
+        text = self._read(CONFIG)
         try:
-            return json.loads(self._read(CONFIG))
-        except json.JSONDecodeError:
-            raise UserError(f"{self.path / CONFIG}: expected JSON") from None
+            config = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise UserError(f"{self.path / CONFIG}: expected JSON, an object")
+        return config
 
     def read_results(self) -> list[Row]:
         """Read results.csv.
 
         Raises:
-            UserError: if it is missing, or a line is not a `Row`.
+            UserError: if it is missing, a line is not a `Row`, or a run's epochs are not 1, 2, ...
         """
-        return self._read_rows(RESULTS, Row)
+        rows, path = self._read_rows(RESULTS, Row), self.path / RESULTS
+        epochs: dict[tuple[str, int], list[int]] = {}
+        for number, row in enumerate(rows, start=2):
+            epochs.setdefault((row.variant, row.seed), []).append(row.epoch)
+            for column, (low, high) in RANGES.items():
+                if not low <= getattr(row, column) <= high:
+                    raise UserError(
+                        f"{path}: line {number}: expected {column} from {low} to {high:g}, not"
+                        f" {getattr(row, column)}"
+                    )
+        for (variant, seed), found in epochs.items():
+            if sorted(found) != list(range(1, len(found) + 1)):
+                raise UserError(f"{path}: expected each epoch of {variant} seed {seed} once")
+        return rows
 
     def read_timing(self) -> list[TimingRow]:
         """Read timing.csv.
@@ -209,7 +294,7 @@ class ResultsFolder:
             UserError: if it is missing, or not arrays of classes by seed and image.
         """
         predictions = self._read_arrays(PREDICTIONS)
-        if any(array.ndim != 2 or array.dtype != np.uint8 for array in predictions.values()):
+        if any(array.ndim != 2 or not _are_classes(array) for array in predictions.values()):
             raise UserError(f"{self.path / PREDICTIONS}: expected uint8 [seeds, images] by variant")
         return predictions
 
@@ -220,9 +305,12 @@ class ResultsFolder:
             UserError: if it is missing, or not the arrays of `LabelledImages`.
         """
         arrays = self._read_arrays(TEST_SET)
-        shapes = {name: array.shape for name, array in arrays.items()}
-        n = len(arrays.get("labels", ()))
-        if shapes != {"images": (n, 28, 28), "labels": (n,), "wrong": (n,)}:
+        found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        n = arrays["labels"].size if "labels" in arrays else 0
+        shapes = {"images": (n, 28, 28), "labels": (n,), "wrong": (n,)}
+        dtypes = {"images": np.uint8, "labels": np.uint8, "wrong": np.bool_}
+        expected = {name: (np.dtype(dtypes[name]), shapes[name]) for name in shapes}
+        if found != expected or not _are_classes(arrays["labels"]):
             raise UserError(
                 f"{self.path / TEST_SET}: expected images [N, 28, 28], labels [N] and wrong [N]"
             )
@@ -233,17 +321,10 @@ class ResultsFolder:
         return (self.path / name).is_file()
 
     def _write(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(self.path / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        durable.write(self.path / name, content)
 
     def _write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        self._write(name, buffer.getvalue())
+        self._write(name, npz.encode(arrays, compressed=True))
 
     def _write_json(self, name: str, content: dict) -> None:
         # NaN is not JSON: whoever puts one here must decide what it means first.
@@ -263,26 +344,34 @@ class ResultsFolder:
             raise UserError(f"cannot read {self.path / name}: not text") from None
 
     def _read_bytes(self, name: str) -> bytes:
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > npz.LARGEST:
+                raise UserError(f"cannot read {path}: not a file of at most {npz.LARGEST:,} bytes")
+            return path.read_bytes()
         except OSError as error:
-            raise UserError(f"cannot read {self.path / name}: {error.strerror}") from None
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
 
     def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
         content = self._read_bytes(name)
         try:
-            return dict(np.load(io.BytesIO(content), allow_pickle=False))
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
-            raise UserError(f"cannot read {self.path / name}: not NumPy's format") from None
+            return npz.decode(content)
+        except ValueError as error:
+            raise UserError(f"cannot read {self.path / name}: {error}") from None
 
     def _read_rows(self, name: str, row_type: type) -> list:
-        lines = list(csv.reader(io.StringIO(self._read(name))))
         columns = row_type._fields
-        if not lines or tuple(lines[0]) != columns:
+        text = self._read(name)
+        try:
+            header, *lines = csv.reader(io.StringIO(text))
+        except (csv.Error, ValueError):  # too long a field; no line at all
+            header, lines = [], []
+        if tuple(header) != columns:
             raise UserError(f"{self.path / name}: expected the columns {','.join(columns)}")
         types = [row_type.__annotations__[column] for column in columns]
         rows = []
-        for number, line in enumerate(lines[1:], start=2):
+        for number, line in enumerate(lines, start=2):
             try:
                 rows.append(row_type(*(t(v) for t, v in zip(types, line, strict=True))))
             except ValueError:
@@ -290,3 +379,12 @@ class ResultsFolder:
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
         return rows
+
+
+def _refuse(constant: str) -> NoReturn:
+    """Raise ValueError for what `json` reads beyond JSON: NaN and the infinities."""
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _are_classes(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and bool(np.all(array < CLASSES))

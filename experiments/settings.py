@@ -42,7 +42,8 @@ class StudySettings:
     out: Path = Path("results")
     """The folder that gets the results."""
     overwrite: bool = False
-    """Replace the results that the folder holds."""
+    """Start anew, in place of the results that the folder holds. Without it, the same command goes
+    on where it was stopped."""
 
     def check(self) -> None:
         """Raise UserError, before anything is read or written, if a value is out of its range."""

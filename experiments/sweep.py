@@ -11,28 +11,30 @@ to an hour and three quarters; half of it with ``--seeds 4``, a third with ``--l
 
 trains LeNet and LeNet_BN_noDropout with these learning rates instead: 80 runs, a quarter of an hour
 or somewhat more. Both leave in the folder what each run ends with, the rate that the validation
-images choose, its test accuracy beside the baseline's, and a chart.
+images choose, its test accuracy beside the baseline's, and a chart. Stopped at whatever moment, the
+same command goes on after the last finished runs.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from time import perf_counter
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
-from experiments import cli, environment
+from experiments import cli, environment, signals
+from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
+from experiments.sweep_folder import Run, all_runs, go_on, is_finished, runs_of
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     PROGRAM,
-    Candidates,
     Point,
     Sweep,
     SweepFolder,
@@ -46,23 +48,19 @@ from jax_lenet.ensemble import Placed, compile_programs, devices_to_split, sprea
 from jax_lenet.training import examples, prepare_examples
 
 
-class Run(NamedTuple):
-    """A run: what it is trained with, and its seed."""
+class ContinuedDisplay(Display):
+    """Shows a sweep from where an earlier start left it."""
 
-    point: Point
-    seed: int
+    def __init__(self, console: Console, settings: Settings, done: Iterable[SweepRow]):
+        """Prepare as `Display` does, with the rows that are there already."""
+        super().__init__(console, settings.candidates, settings.seeds, settings.epochs)
+        for row in done:
+            self._accuracy[Point(*row[:4])].append(row.validation_accuracy)
+            self.epoch(settings.epochs)
 
 
-def groups_of(candidates: Sequence[Candidates], seeds: range, width: int) -> Iterator[list[Run]]:
-    """Yield one model's runs in groups that train together; one for several layers comes once.
-
-    >>> settings = Settings(dropout_rates=(0.5,), layers=("drop7",), variants=("LeNet",))
-    >>> groups = groups_of(settings.candidates, range(2), 3)
-    >>> [[(run.point.drop7, run.seed) for run in group] for group in groups]
-    [[(0.0, 0), (0.5, 0), (0.0, 1)], [(0.5, 1)]]
-    """
-    points = dict.fromkeys(c.point(rate) for c in candidates for rate in c.rates)
-    runs = [Run(point, seed) for seed in seeds for point in points]
+def groups_of(runs: Sequence[Run], width: int) -> Iterator[Sequence[Run]]:
+    """Yield runs in groups that train together."""
     for start in range(0, len(runs), width):
         yield runs[start : start + width]
 
@@ -129,7 +127,7 @@ def train_group(
     """Train a group of runs to the end, and only then test them.
 
     `fit` tests after every epoch, which here would take an eighth of the time for nothing: what
-    counts is the last epoch.
+    counts is the last epoch. A signal ends the group before its next one.
 
     Args:
         programs: for at least as many runs; the places that are left train the last run again, so
@@ -146,6 +144,7 @@ def train_group(
     state = programs.init(seeds)
     losses = []
     for _ in range(epochs):
+        signals.check()
         state, loss = programs.epoch(hyperparameters, state, placed.train, seeds)
         losses.append(np.asarray(loss))
         on_epoch()
@@ -178,27 +177,31 @@ def _arrays(runs: Sequence[Run], programs: Programs) -> tuple[jax.Array, Hyperpa
     return seeds, Hyperparameters(learning_rate, dropout)
 
 
-def train_all(settings: Settings, data: Dataset, folder: SweepFolder, display: Display) -> None:
-    """Train every run, model after model, and write each as it comes."""
+def train_all(
+    settings: Settings,
+    data: Dataset,
+    folder: SweepFolder,
+    rows: dict[Run, SweepRow],
+    display: Display,
+) -> None:
+    """Train every run that has no row yet, model after model, and write each as it comes."""
     on_device = Data.of(data, settings)
-    rows: list[SweepRow] = []
+    order = all_runs(settings)
     for variant in settings.variants:
+        own = [c for c in settings.candidates if c.variant == variant]
+        left = [run for run in runs_of(own, settings.all_seeds) if run not in rows]
+        if not left:
+            continue
         display.now(f"{variant}: compiling")
         programs = compile_for(settings, variant, on_device)
         placed = programs.place(on_device.train, on_device.held_out)
-        own = [c for c in settings.candidates if c.variant == variant]
-        for group in groups_of(own, settings.all_seeds, settings.width):
+        for group in groups_of(left, settings.width):
             display.now(f"{variant}: run {len(rows) + 1}")
-            finished = train_group(
-                programs,
-                placed,
-                on_device,
-                group,
-                settings.epochs,
-                partial(display.epoch, len(group)),
-            )
-            rows += finished
-            folder.write_sweep_rows(rows)
+            count = partial(display.epoch, len(group))
+            with signals.deferred():
+                finished = train_group(programs, placed, on_device, group, settings.epochs, count)
+                rows |= dict(zip(group, finished, strict=True))
+                folder.write_sweep_rows(rows[run] for run in order if run in rows)
             display.add(finished)
 
 
@@ -225,32 +228,42 @@ def _subtitle(config: dict) -> str:
 
 
 def main(settings: Settings) -> None:
-    """Run the sweep."""
+    """Run the sweep, or what is left of it."""
     settings.check()
     console = cli.console()
-    SweepFolder.check(settings.out, settings.overwrite)
+    with one_writer(settings.out):
+        folder = SweepFolder(settings.out)
+        if settings.overwrite or not is_finished(folder, settings, partial(say, console)):
+            work(folder, settings, console)
+        say_curves(console, remake(folder).curves)
+    say(console, f"Results: {folder.path.resolve()}")
+
+
+def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
+    """Train what is left, once the folder and the settings agree."""
     data = settings.load()
     cache = settings.start_jax()
-    folder = SweepFolder.create(settings.out, settings.overwrite)
     rate = "dropout rate" if settings.learning_rates is None else "learning rate"
     config = {
         "title": f"LeNet-5 on MNIST: accuracy by {rate}",
         "program": PROGRAM,
         "settings": settings.as_json(),
-        "candidates": [asdict(c) for c in settings.candidates],
         "runs_at_once": settings.width,
         "data": environment.data_facts(data),
         "device": environment.jax_device(),
         "machine": environment.machine(),
         "versions": environment.versions(),
+        "compilation_cache": cache.facts(),
     }
-    folder.write_config(config | {"compilation_cache": cache.facts()})
+    SweepFolder.open(folder.path, settings.overwrite)
+    config, rows = go_on(folder, settings, config, partial(say, console))
+    folder.write_config(config)
     say_source(console, data)
-    with Display(console, settings.candidates, settings.seeds, settings.epochs) as display:
-        train_all(settings, data, folder, display)
+    if len(rows) == len(all_runs(settings)):
+        return
+    with ContinuedDisplay(console, settings, rows.values()) as display:
+        train_all(settings, data, folder, rows, display)
     folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
-    say_curves(console, remake(folder).curves)
-    say(console, f"Results: {folder.path.resolve()}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import Interval, t_interval
 
 PROGRAM = "experiments.sweep"
+#: Which layers have the rate; None where it is a learning rate.
+LAYERS = (None, "drop6", "drop7", "both")
 ROWS = "sweep.csv"
 SUMMARY = "sweep.json"
 FIGURE = "sweep.png"
@@ -197,31 +199,7 @@ class Sweep:
 class SweepFolder(ResultsFolder):
     """A folder of a sweep; the methods write or read one file each."""
 
-    @classmethod
-    def create(cls, path: Path, overwrite: bool) -> "SweepFolder":
-        """Make the folder ready for a new sweep.
-
-        Raises:
-            UserError: if it cannot be written, or holds results and ``overwrite`` is False.
-        """
-        cls.check(path, overwrite)
-        try:
-            for name in FILES:
-                (path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"--out: cannot write to {path}: {error.strerror}") from None
-        super().create(path, overwrite=False)
-        return cls(path)
-
-    @staticmethod
-    def check(path: Path, overwrite: bool) -> None:
-        """Raise UserError if the folder holds results that may not be replaced."""
-        present = [name for name in FILES if (path / name).exists()]
-        if present and not overwrite:
-            raise UserError(
-                f"--out: {path} already holds {', '.join(present)}; give --overwrite to replace"
-                " them, or name another folder"
-            )
+    files = FILES
 
     def write_sweep_rows(self, rows: Iterable[SweepRow]) -> None:
         """Write sweep.csv."""
@@ -243,6 +221,14 @@ class SweepFolder(ResultsFolder):
         """
         return self._read_rows(ROWS, SweepRow)
 
+    def read_runs(self) -> dict[tuple[Point, int], SweepRow]:
+        """Read sweep.csv by what a run is trained with and its seed.
+
+        Raises:
+            UserError: if it is missing, or a line is not that of a run of its own.
+        """
+        return _runs(self.read_sweep_rows(), self.path / ROWS)
+
 
 def read(folder: Path) -> Sweep:
     """Read a finished sweep.
@@ -256,20 +242,19 @@ def read(folder: Path) -> Sweep:
     files = SweepFolder(folder)
     config = files.read_config()
     candidates, seeds = _plan(config, folder / CONFIG)
-    runs = _runs(files.read_sweep_rows(), folder / ROWS)
-    wanted = {(c.point(rate), seed) for c in candidates for rate in c.rates for seed in seeds}
-    missing = len(wanted - runs.keys())
+    runs = files.read_runs()
+    points = {c.point(rate) for c in candidates for rate in c.rates}
+    wanted = len(points) * len(seeds)
+    missing = wanted - sum(point in points and seed in seeds for point, seed in runs)
     if missing:
-        raise UserError(
-            f"{folder / ROWS}: expected {len(wanted)} finished runs, {missing} are missing"
-        )
-    return Sweep(tuple(_curve(c, seeds, runs) for c in candidates), config)
+        raise UserError(f"{folder / ROWS}: expected {wanted} finished runs, {missing} are missing")
+    return Sweep(tuple(_curve(c, tuple(seeds), runs) for c in candidates), config)
 
 
-def _plan(config: dict, path: Path) -> tuple[list[Candidates], tuple[int, ...]]:
-    """Return what config.json says was to be run."""
+def _plan(config: dict, path: Path) -> tuple[list[Candidates], range]:
+    """Return what config.json says was to be run, and from which seeds: so many may be no list."""
     expected = UserError(f"{path}: expected the config.json of {PROGRAM}")
-    if not isinstance(config, dict) or config.get("program") != PROGRAM:
+    if config.get("program") != PROGRAM:
         raise expected
     try:
         first, count = config["settings"]["first_seed"], config["settings"]["seeds"]
@@ -277,7 +262,9 @@ def _plan(config: dict, path: Path) -> tuple[list[Candidates], tuple[int, ...]]:
         for c in candidates:
             c.rates.index(c.baseline)
             c.point(c.baseline)
-        seeds = tuple(range(first, first + count))
+            if c.layers not in LAYERS or not all(isinstance(r, int | float) for r in c.rates):
+                raise ValueError(c)
+        seeds = range(first, first + min(count, 2**32))
     except (KeyError, TypeError, ValueError):
         raise expected from None
     if not seeds or not candidates:

@@ -4,7 +4,8 @@
 
 trains the six variants on MNIST and leaves config.json and results.csv in ``results-torch``, in the
 form that `experiments.ablate` writes; ``python -m experiments.report results-torch`` draws them.
-An epoch takes 3 to 4 seconds on two CPU cores. On all of MNIST expect a test accuracy of 65% to 80%
+Stopped at whatever moment, the same command goes on after the last finished run. An epoch takes 3
+to 4 seconds on two CPU cores. On all of MNIST expect a test accuracy of 65% to 80%
 after the first epoch without batch norm, of 91% to 94% with it, and of 97% to 99% after the tenth.
 
 What the report's program put together stays apart here: `LeNet5` ends in a log-softmax and the loss
@@ -17,11 +18,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from experiments import cli, environment
-from experiments.progress import Display, say_results, say_source
+from rich.console import Console
+
+from experiments import cli, environment, signals, torch_folder
+from experiments.going_on import ContinuedDisplay
+from experiments.lock import one_writer
+from experiments.progress import say, say_results, say_source
 from experiments.results import ResultsFolder, Row
 from experiments.settings import StudySettings
 from experiments.summary import curves_of
@@ -317,41 +323,69 @@ def device_facts(device: torch.device) -> dict[str, str | int]:
     }
 
 
+def train_all(
+    folder: ResultsFolder, settings: Settings, data: Dataset, done: list[Row], console: Console
+) -> list[Row]:
+    """Train the runs that are left; return all rows, by variant, seed and epoch."""
+    train, test = tensors(data)
+    order = {variant: place for place, variant in enumerate(settings.variants)}
+    rows = {(order[row.variant], row.seed, row.epoch): row for row in done}
+    warm: set[str] = set()
+    with ContinuedDisplay(
+        console, settings.variants, settings.seeds, settings.epochs, done
+    ) as display:
+        # The first seed of every variant comes first: the report's own experiment.
+        for seed, variant in itertools.product(settings.all_seeds, settings.variants):
+            if (order[variant], seed, settings.epochs) in rows:
+                continue
+            if variant not in warm:
+                display.now(f"{variant}: warming up")
+                warm_up(variant, settings, train, test)
+                warm.add(variant)
+            display.now(f"{variant} seed {seed}")
+            with signals.deferred():
+                for row in run_of(variant, seed, settings, train, test):
+                    rows[order[variant], seed, row.epoch] = row
+                    folder.write_results(rows[key] for key in sorted(rows))
+                    display.add([row])
+                    signals.check()
+    return [rows[key] for key in sorted(rows)]
+
+
 def main(settings: Settings) -> None:
-    """Run the study."""
+    """Run the study, or what is left of it."""
     settings.check()
     device = settings.torch_device()
     use_full_precision()
     console = cli.console()
-    ResultsFolder.check(settings.out, settings.overwrite)
+    with one_writer(settings.out):
+        folder = ResultsFolder(settings.out)
+        rows = None
+        if not settings.overwrite:
+            rows = torch_folder.all_rows(folder, settings, partial(say, console))
+        if rows is None:
+            rows = work(folder, settings, device, console)
+        say_results(console, curves_of(rows, settings.epochs), folder)
+
+
+def work(
+    folder: ResultsFolder, settings: Settings, device: torch.device, console: Console
+) -> list[Row]:
+    """Train what is left, once the folder and the settings agree; return all rows."""
     data = settings.load()
-    folder = ResultsFolder.create(settings.out, settings.overwrite)
-    folder.write_config(
-        {
-            "title": "LeNet-5 on MNIST in PyTorch: batch norm and dropout",
-            "program": "experiments.torch_baseline",
-            "settings": settings.as_json(),
-            "data": environment.data_facts(data),
-            "device": device_facts(device),
-            "machine": environment.machine(),
-            "versions": environment.versions(("jax-lenet", "torch", "numpy")),
-        }
-    )
+    config = {
+        "title": "LeNet-5 on MNIST in PyTorch: batch norm and dropout",
+        "program": torch_folder.PROGRAM,
+        "settings": settings.as_json(),
+        "data": environment.data_facts(data),
+        "device": device_facts(device),
+        "machine": environment.machine(),
+        "versions": environment.versions(("jax-lenet", "torch", "numpy")),
+    }
+    ResultsFolder.open(folder.path, settings.overwrite)
+    done = torch_folder.go_on(folder, settings, config, partial(say, console))
     say_source(console, data)
-    train, test = tensors(data)
-    rows: list[Row] = []
-    with Display(console, settings.variants, settings.seeds, settings.epochs) as display:
-        # The first seed of every variant comes first: the report's own experiment.
-        for seed, variant in itertools.product(settings.all_seeds, settings.variants):
-            if seed == settings.first_seed:
-                display.now(f"{variant}: warming up")
-                warm_up(variant, settings, train, test)
-            display.now(f"{variant} seed {seed}")
-            for row in run_of(variant, seed, settings, train, test):
-                rows.append(row)
-                folder.write_results(rows)
-                display.add([row])
-    say_results(console, curves_of(rows, settings.epochs), folder)
+    return train_all(folder, settings, data, done, console)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jax_lenet.blocked import Prepared
 from jax_lenet.ensemble import Placed, Programs, compile_programs, in_form
 from jax_lenet.models import CLASSES, LeNet5, check_dtype, check_images
 from jax_lenet.timing import timed
-from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables
+from jax_lenet.training import Examples, Hyperparameters, TrainState, Variables, init
+
+Tree = TypeVar("Tree")
 
 
 class EpochResult(NamedTuple):
@@ -42,13 +45,14 @@ class EpochResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """R finished runs.
+    """R runs after an epoch: finished, or to go on from.
 
     Attributes:
         seeds: of each run.
-        history: one `EpochResult` per epoch.
-        predictions: class given to each test image at the end, uint8 ``[R, test images]``.
-        state: after the last epoch, every leaf with the run as its first axis.
+        history: one `EpochResult` per epoch so far.
+        predictions: class given to each test image after the last of them, uint8
+            ``[R, test images]``.
+        state: after the last of them, every leaf with the run as its first axis.
     """
 
     seeds: tuple[int, ...]
@@ -84,11 +88,13 @@ def fit(
     dropout: tuple[ArrayLike, ArrayLike] | None = None,
     programs: Programs | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
+    start: Fit | None = None,
+    save: Callable[[Fit], None] | None = None,
 ) -> Fit:
     """Train one model from several seeds at once, testing after every epoch.
 
     A run whose loss becomes NaN or infinite stays in the result (`Fit.diverged` tells) and does not
-    disturb the others.
+    disturb the others. Runs that go on, from ``start``, have the same bits as without the stop.
 
     Args:
         model: built by `lenet5`, or one of `VARIANTS`.
@@ -100,9 +106,13 @@ def fit(
         learning_rate: of plain SGD, a number or one per run ``[R]``.
         dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``.
             They are traced: other rates do not compile again.
-        programs: from `compile_programs` for this model, these sizes and R runs; None compiles, and
-            does not warm up, so that the first epoch's time is that of a first call.
+        programs: from `compile_programs` for this model, these sizes and at least R runs; the
+            places that are left train the last run again. None compiles for R, and does not warm
+            up, so that the first epoch's time is that of a first call.
         on_epoch: called after each epoch.
+        start: earlier epochs of these runs, which are not trained again; its arrays may be NumPy's.
+        save: called after each epoch, before ``on_epoch``, with what ``start`` takes. The next
+            epoch writes over the memory of its state: copy what is to be kept.
 
     Returns:
         The histories, last predictions and final states.
@@ -137,21 +147,38 @@ def fit(
             warm_up=False,
         )
     _check_programs(programs, model, len(seeds), batch_size, dropout is not None)
+    if start is not None:
+        _check_start(start, model, seeds, epochs, len(test.labels))
     placed = programs.place(train, test)
     seed_array, hyperparameters = split.place_runs(
-        (jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.mesh
+        _filled((jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.runs), programs.mesh
     )
-    state = jax.block_until_ready(programs.init(seed_array))
-    predictions = np.empty((len(seeds), len(test.labels)), np.uint8)
-    history = []
-    for _ in range(epochs):
+    if start is None:
+        state = programs.init(seed_array)
+        done = Fit(seeds, (), np.empty((len(seeds), len(test.labels)), np.uint8), state)
+    else:
+        state = split.place_runs(_filled(start.state, programs.runs), programs.mesh)
+        done = start
+    jax.block_until_ready(state)
+    for _ in range(len(done.history), epochs):
         state, result, predictions = _train_and_test(
-            programs, hyperparameters, state, placed, seed_array
+            programs, hyperparameters, state, placed, seed_array, len(seeds)
         )
-        history.append(result)
+        done = Fit(seeds, (*done.history, result), predictions, _without_places(state, len(seeds)))
+        if save is not None:
+            save(done)
         if on_epoch is not None:
             on_epoch(result)
-    return Fit(seeds, tuple(history), predictions, state)
+    return done
+
+
+def state_shapes(model: LeNet5) -> TrainState:
+    """Return the shapes and dtypes of one run's state, as `jax.ShapeDtypeStruct`; computes nothing.
+
+    >>> state_shapes(LeNet5()).params["f7"]["kernel"].shape
+    (84, 10)
+    """
+    return jax.eval_shape(partial(init, model), 0)
 
 
 def _train_and_test(
@@ -160,8 +187,9 @@ def _train_and_test(
     state: TrainState,
     data: Placed,
     seeds: jax.Array,
+    runs: int,
 ) -> tuple[TrainState, EpochResult, np.ndarray]:
-    """Train R runs for an epoch; return their states, the result, and the predictions."""
+    """Train for an epoch; return the states, and the first R runs' result and predictions."""
     (state, train_loss), train_seconds = timed(
         programs.epoch, hyperparameters, state, data.train, seeds
     )
@@ -169,14 +197,32 @@ def _train_and_test(
     checked = programs.evaluate_train(state.variables, data.check)
     result = EpochResult(
         epoch=int(state.epoch[0]),
-        train_loss=np.asarray(train_loss),
-        train_accuracy=checked.accuracy,
-        test_loss=np.asarray(tested.loss),
-        test_accuracy=tested.accuracy,
+        train_loss=np.asarray(train_loss)[:runs],
+        train_accuracy=checked.accuracy[:runs],
+        test_loss=np.asarray(tested.loss)[:runs],
+        test_accuracy=tested.accuracy[:runs],
         train_seconds=train_seconds,
         test_seconds=test_seconds,
     )
-    return state, result, np.asarray(tested.predictions)
+    return state, result, np.asarray(tested.predictions)[:runs]
+
+
+def _filled(tree: Tree, places: int) -> Tree:
+    """Return copies of arrays of R runs, on the device, with the last run in the places left."""
+
+    def fill(x: ArrayLike) -> jax.Array:
+        x = np.asarray(x)
+        # A copy, since the state is donated and the caller's must stay.
+        return jnp.array(x[np.minimum(np.arange(places), len(x) - 1)])
+
+    return jax.tree.map(fill, tree)
+
+
+def _without_places(state: TrainState, runs: int) -> TrainState:
+    """Return the first R runs' states."""
+    if len(state.epoch) == runs:
+        return state
+    return jax.tree.map(lambda leaf: leaf[:runs], state)
 
 
 def _checked(name: str, data: Examples) -> Examples:
@@ -205,11 +251,36 @@ def _checked(name: str, data: Examples) -> Examples:
 def _check_programs(
     programs: Programs, model: LeNet5, runs: int, batch_size: int, traced_dropout: bool
 ) -> None:
-    compiled = (programs.model, programs.runs, programs.batch_size, programs.traced_dropout)
-    if compiled != (model, runs, batch_size, traced_dropout):
+    compiled = (programs.model, programs.batch_size, programs.traced_dropout)
+    if compiled != (model, batch_size, traced_dropout):
         raise ValueError(
-            "programs must be compiled for the same model, number of runs, batch size and choice of"
-            f" traced dropout, {(model, runs, batch_size, traced_dropout)}, not {compiled}"
+            "programs must be compiled for the same model, batch size and choice of traced dropout,"
+            f" {(model, batch_size, traced_dropout)}, not {compiled}"
+        )
+    if programs.runs < runs:
+        raise ValueError(
+            f"programs must be compiled for at least {runs} runs, not for {programs.runs}"
+        )
+
+
+def _check_start(
+    start: Fit, model: LeNet5, seeds: tuple[int, ...], epochs: int, test_images: int
+) -> None:
+    if start.seeds != seeds:
+        raise ValueError(f"start must be of the seeds {list(seeds)}, not {list(start.seeds)}")
+    finished = {len(start.history), *np.asarray(start.state.epoch).tolist()}
+    if len(finished) > 1 or max(finished) > epochs:
+        raise ValueError(
+            f"start must be the same number of epochs after the beginning in history and state, at"
+            f" most {epochs}, not {sorted(finished)}"
+        )
+    shapes = jax.tree.map(lambda x: ((len(seeds), *x.shape), x.dtype), state_shapes(model))
+    if jax.tree.map(lambda x: (x.shape, x.dtype), start.state) != shapes:
+        raise ValueError("start must have the state of this model's runs")
+    if start.predictions.shape != (len(seeds), test_images):
+        raise ValueError(
+            f"start must have predictions of shape {[len(seeds), test_images]}, not"
+            f" {list(start.predictions.shape)}"
         )
 
 

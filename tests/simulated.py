@@ -92,7 +92,7 @@ def accuracies_of(truth, draws):
     for variant in truth.variants:
         own = draws.normal(0, truth.scatter, (truth.seeds, 3))
         effects = [of.get(variant, 0.0) for of in (truth.first, truth.last, truth.train)]
-        accuracies[variant] = np.array([0.8, 0.97, 0.99]) + effects + shared + own
+        accuracies[variant] = np.array([0.8, 0.97, 0.9]) + effects + shared + own
     return accuracies
 
 

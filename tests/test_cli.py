@@ -1,11 +1,19 @@
-"""A user's mistakes: each one line that says what was expected, exit code 2, no traceback."""
+"""How programs end: the exit code, one line that says why and how to go on, no traceback."""
 
-from dataclasses import replace
+import errno
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from experiments import ablate, cli
+from experiments import ablate, cli, durable
+from experiments.signals import Stopped, deferred
 
 MISTAKES = [
     (["--epochs", "x"], "--epochs: expected a whole number, not 'x'"),
@@ -92,18 +100,142 @@ def test_every_setting_reaches_the_program_and_the_config():
     assert set(settings.as_json()) == set(vars(replace(settings)))
 
 
-def test_ctrl_c_ends_with_130_and_one_line(capsys):
-    def interrupted(settings):
-        raise KeyboardInterrupt
+@dataclass(frozen=True)
+class Toy:
+    """Settings of a program that does nothing else."""
 
-    assert cli.run(interrupted, ablate.Settings, "ablate", []) == 130
+    out: Path = Path("results")
+    overwrite: bool = False
+
+
+def ends_with(error):
+    def program(settings):
+        raise error
+
+    return program
+
+
+def last_line(capsys):
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("ablate: interrupted; the epochs that were finished are in the results")
+    return line
 
 
-def test_an_error_of_our_own_is_not_taken_for_the_users():
-    def broken(settings):
-        raise ValueError("a bug")
+def test_a_program_that_is_done_ends_with_0_and_says_nothing(capsys):
+    assert cli.run(lambda settings: None, Toy, "toy", []) == 0
+    assert capsys.readouterr() == ("", "")
 
-    with pytest.raises(ValueError, match="a bug"):
-        cli.run(broken, ablate.Settings, "ablate", [])
+
+@pytest.mark.parametrize(
+    ("number", "code", "by"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_ends_with_its_code_and_the_command_to_go_on(number, code, by, capsys):
+    def program(settings):
+        with deferred():
+            os.kill(os.getpid(), number)
+
+    assert cli.run(program, Toy, "toy", ["--out", "my results"]) == code
+    line = last_line(capsys)
+    assert line == (f"toy: stopped by {by}; to go on: python -m experiments.toy --out 'my results'")
+    command = shlex.split(line.split("to go on: ")[1])
+    assert cli.parse(Toy, "toy", command[3:]) == Toy(Path("my results"))
+
+
+def test_the_command_to_go_on_does_not_throw_away_what_is_there(capsys):
+    assert cli.run(ends_with(Stopped(signal.SIGINT)), Toy, "toy", ["--overwrite"]) == 130
+    assert last_line(capsys).endswith("to go on: python -m experiments.toy")
+
+
+def test_a_program_that_cannot_go_on_says_so(capsys):
+    program = ends_with(Stopped(signal.SIGINT))
+    assert cli.run(program, Toy, "toy", ["--out", "x"], goes_on=False) == 130
+    assert last_line(capsys) == "toy: stopped by Ctrl-C; --overwrite starts anew"
+
+
+def test_without_arguments_the_command_to_go_on_is_the_process_s_own(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["experiments/toy.py", "--out", "x"])
+    assert cli.run(ends_with(Stopped(signal.SIGINT)), Toy, "toy") == 130
+    assert last_line(capsys).endswith("to go on: python -m experiments.toy --out x")
+
+
+def test_ctrl_c_ends_with_130_outside_the_main_thread_too(capsys):
+    codes = []
+    arguments = ends_with(KeyboardInterrupt()), Toy, "toy", []
+    thread = threading.Thread(target=lambda: codes.append(cli.run(*arguments)))
+    thread.start()
+    thread.join()
+    assert codes == [130]
+    assert last_line(capsys) == "toy: stopped by Ctrl-C; to go on: python -m experiments.toy"
+
+
+def test_a_file_that_cannot_be_written_ends_with_1_and_the_command_to_go_on(tmp_path, capsys):
+    error = cli.StorageError(tmp_path / "results.csv", "No space left on device")
+    assert cli.run(ends_with(error), Toy, "toy", []) == 1
+    assert last_line(capsys) == (
+        f"toy: cannot write {tmp_path}/results.csv: No space left on device; everything finished"
+        f" so far is kept in {tmp_path}; to go on: python -m experiments.toy"
+    )
+
+
+def test_a_folder_that_has_vanished_is_named(tmp_path, capsys):
+    def program(settings):
+        durable.write(tmp_path / "gone" / "results.csv", b"")
+
+    assert cli.run(program, Toy, "toy", []) == 1
+    assert last_line(capsys) == (
+        f"toy: cannot write {tmp_path}/gone/results.csv: No such file or directory; the folder"
+        f" {tmp_path}/gone is gone; to go on: python -m experiments.toy"
+    )
+
+
+def test_a_message_of_several_lines_becomes_one(capsys):
+    assert cli.run(ends_with(cli.UserError("one\n  two")), Toy, "toy", []) == 2
+    assert last_line(capsys) == "toy: one two"
+
+
+def test_a_screen_that_cannot_be_printed_on_ends_with_1(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert cli.run(ends_with(full), Toy, "toy", []) == 1
+    assert last_line(capsys).startswith("toy: cannot write: No space left on device; to go on:")
+
+
+PRINTS = """
+import sys
+from dataclasses import dataclass
+from experiments import cli
+
+@dataclass(frozen=True)
+class Toy:
+    lines: int
+
+def program(settings):
+    for _ in range(settings.lines):
+        print("an epoch")
+
+sys.exit(cli.run(program, Toy, "toy"))
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_log_on_a_full_disk_ends_with_1_and_no_traceback(lines):
+    # One line stays in Python's buffer until the end, 100,000 do not.
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTS, "--lines", str(lines)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("toy: cannot write: No space left on device; to go on:")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "a bug"), RuntimeError("a bug")]
+)
+def test_an_error_of_our_own_is_not_taken_for_the_users(error):
+    with pytest.raises(type(error), match="a bug"):
+        cli.run(ends_with(error), Toy, "toy", [])

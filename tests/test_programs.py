@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.lock import one_writer
 from jax_lenet import VARIANTS
 
 ROOT = Path(__file__).parents[1]
+COMMAND = ("--dataset", "mnist_sample", "--train-size", 1000, "--seeds", 2, "--epochs", 2)
+COMMAND += ("--timing-repeats", 1)
 
 
 def run(module, *arguments, cwd=ROOT, **environment):
@@ -33,11 +36,7 @@ def run(module, *arguments, cwd=ROOT, **environment):
 def finished(tmp_path_factory):
     """Every variant from two seeds for two epochs, on part of the embedded sample."""
     out = tmp_path_factory.mktemp("study") / "results"
-    done = run(
-        "experiments.ablate",
-        *("--dataset", "mnist_sample", "--train-size", 1000, "--seeds", 2, "--epochs", 2),
-        *("--timing-repeats", 1, "--out", out),
-    )
+    done = run("experiments.ablate", *COMMAND, "--out", out)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -57,9 +56,13 @@ def test_every_variant_seed_and_epoch_has_one_row(finished):
         assert np.isfinite(float(row["train_loss"]))
 
 
-def test_the_first_seed_of_every_variant_comes_first(finished):
-    rows = rows_of(finished[0] / "results.csv")
-    assert [int(row["seed"]) for row in rows] == [0] * 12 + [1] * 12
+def test_the_first_seed_of_every_variant_comes_first_and_the_table_is_by_variant(finished):
+    out, done = finished
+    lines = [line.split() for line in done.stdout.splitlines()]
+    seeds = [line[1] for line in lines if line and line[0] in VARIANTS and line[1] in "01"]
+    assert seeds == ["0"] * 12 + ["1"] * 12
+    rows = [(row["variant"], row["seed"], row["epoch"]) for row in rows_of(out / "results.csv")]
+    assert rows == [(v, s, e) for v in VARIANTS for s in "01" for e in "12"]
 
 
 def test_predictions_agree_with_the_last_epochs_accuracy(finished):
@@ -144,13 +147,30 @@ def test_without_a_terminal_the_screen_has_one_plain_line_per_epoch_and_a_closin
     assert any("last epoch" in line for line in lines)
 
 
-def test_the_same_command_again_is_refused_and_loses_nothing(finished):
+def test_the_same_command_again_trains_nothing_and_makes_the_same_files(finished):
+    out, _ = finished
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    again = run("experiments.ablate", *COMMAND, "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"Nothing is left to train in {out}: it is drawn again\n")
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_another_command_is_refused_and_loses_nothing(finished):
     out, _ = finished
     before = (out / "results.csv").read_bytes()
     again = run("experiments.ablate", "--dataset", "mnist_sample", "--out", out)
     assert again.returncode == 2
-    assert "already holds" in again.stderr
+    assert "--train-size: the folder has 1000, not 4000; " in again.stderr
+    assert again.stderr.count("\n") == 1
     assert (out / "results.csv").read_bytes() == before
+
+
+def test_report_leaves_a_folder_alone_that_a_study_writes(finished):
+    with one_writer(finished[0]):
+        done = run("experiments.report", finished[0])
+    assert done.returncode == 2
+    assert f"FOLDER: {finished[0]} is being written by process {os.getpid()}" in done.stderr
 
 
 def test_report_draws_the_same_again_from_the_files_alone(finished):
@@ -196,7 +216,7 @@ def test_seeds_in_groups_are_the_seeds_and_a_short_last_group_counts(tmp_path):
     ("config", "message"),
     [
         ("{}", "expected the config.json of a study"),
-        ("[]", "expected the config.json of a study"),
+        ("[]", "expected JSON, an object"),
         (None, "expected finished runs, found none"),
     ],
 )

@@ -1,10 +1,12 @@
-import json
+import errno
+import os
 
 import numpy as np
 import pytest
 
-from experiments.cli import UserError
+from experiments.cli import StorageError, UserError
 from experiments.results import LabelledImages, ResultsFolder, Row, TimingRow
+from tests.faults import FaultyDisk, crashes, faulty, names
 
 ROW = Row(
     "LeNet", 3, 1, np.float32(2.3), np.float32(0.1), np.float32(2.25), np.float32(0.9768), 1.5
@@ -70,40 +72,26 @@ def test_predictions_and_test_set_are_read_back_as_written(folder):
         np.testing.assert_array_equal(found, written)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut"])
-@pytest.mark.parametrize("name", ["predictions.npz", "test_set.npz"])
-def test_arrays_that_cannot_be_read_are_named(folder, name, content):
-    (folder.path / name).write_bytes(content)
-    read = folder.read_predictions if name == "predictions.npz" else folder.read_test_set
-    with pytest.raises(UserError, match=rf"cannot read .*{name}: not NumPy's format"):
-        read()
-
-
-def test_arrays_of_another_shape_are_refused(folder):
-    folder.write_predictions({"LeNet": np.zeros(3, np.uint8)})
-    with pytest.raises(UserError, match=r"expected uint8 \[seeds, images\] by variant"):
-        folder.read_predictions()
-    three = LabelledImages(np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8), np.zeros(3))
-    folder.write_test_set(three)
-    with pytest.raises(UserError, match=r"test_set.npz: expected images \[N, 28, 28\]"):
-        folder.read_test_set()
-
-
-def test_arrays_that_are_not_there_are_named(folder):
-    assert not folder.has("predictions.npz")
-    with pytest.raises(UserError, match=r"cannot read .*predictions.npz: No such file"):
-        folder.read_predictions()
+SWEEPS = [{"config.json": b"1", "sweep.csv": b"2"}, {"config.json": b"3", "sweep.csv": b"4"}]
 
 
 def test_kept_sweeps_are_replaced_as_a_whole_and_go_when_results_are_overwritten(folder):
-    files = [{"config.json": b"1", "sweep.csv": b"2"}, {"config.json": b"3", "sweep.csv": b"4"}]
-    folder.write_sweeps(files)
+    folder.write_sweeps(SWEEPS)
     assert (folder.path / "sweeps" / "2" / "sweep.csv").read_bytes() == b"4"
-    folder.write_sweeps(files[1:])
+    folder.write_sweeps(SWEEPS[1:])
     assert [path.name for path in (folder.path / "sweeps").iterdir()] == ["1"]
     assert (folder.path / "sweeps" / "1" / "config.json").read_bytes() == b"3"
     ResultsFolder.create(folder.path, overwrite=True)
-    assert not list((folder.path / "sweeps").glob("*"))
+    assert names(folder.path) == []
+
+
+def test_what_is_not_a_sweeps_stays_where_sweeps_are_replaced_or_overwritten(folder):
+    folder.write_sweeps(SWEEPS)
+    (folder.path / "sweeps" / "2" / "notes.txt").write_text("mine")
+    folder.write_sweeps([])
+    assert names(folder.path / "sweeps" / "2") == ["notes.txt"]
+    ResultsFolder.create(folder.path, overwrite=True)
+    assert names(folder.path / "sweeps" / "2") == ["notes.txt"]
 
 
 def test_no_temporary_file_is_left(folder):
@@ -116,6 +104,55 @@ def test_nan_never_reaches_a_json_file(folder):
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_summary({"accuracy": float("nan")})
     assert not (folder.path / "summary.json").exists()
+
+
+def test_the_page_is_written_whatever_names_it_shows(folder):
+    folder.write_report("<p>±, and a path that is no text: \udcff</p>")
+    assert (folder.path / "report.html").read_text("utf-8") == (
+        "<p>±, and a path that is no text: ?</p>"
+    )
+
+
+IMAGES, LABELS, WRONG = np.zeros((3, 28, 28), np.uint8), np.zeros(3, np.uint8), np.zeros(3, bool)
+WRITES = [
+    ("config.json", lambda folder: folder.write_config({"a": 1})),
+    ("results.csv", lambda folder: folder.write_results([ROW])),
+    ("timing.csv", lambda folder: folder.write_timing([])),
+    ("predictions.npz", lambda folder: folder.write_predictions({})),
+    ("test_set.npz", lambda folder: folder.write_test_set(LabelledImages(IMAGES, LABELS, WRONG))),
+    ("summary.json", lambda folder: folder.write_summary({})),
+    ("report.html", lambda folder: folder.write_report("")),
+    ("sweep.csv", lambda folder: folder.write_sweeps(SWEEPS[:1])),
+]
+
+
+@pytest.mark.parametrize(("name", "write"), WRITES)
+def test_every_file_is_written_so_that_a_crash_leaves_the_old_one_or_the_new(folder, name, write):
+    write(folder)
+    (path,) = folder.path.rglob(name)
+    new = path.read_bytes()
+    with faulty(FaultyDisk()) as whole:
+        write(folder)
+    assert ("replace", name) in whole.operations
+    for disk in crashes(len(whole.operations)):
+        path.write_bytes(b"old")
+        with faulty(disk):
+            write(folder)
+        assert path.read_bytes() in (b"old", new)
+        ResultsFolder.open(folder.path, overwrite=True)
+        assert names(folder.path) == []  # no leftover of any moment stays
+        write(folder)
+
+
+@pytest.mark.parametrize(("name", "write"), WRITES)
+def test_a_full_disk_is_named_with_the_file(folder, name, write):
+    write(folder)
+    with faulty(FaultyDisk()) as disk:
+        write(folder)
+    number = disk.operations.index(("replace", name)) - 2
+    full = FaultyDisk(number, fault=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with faulty(full), pytest.raises(StorageError, match=f"{name}: No space left on device"):
+        write(folder)
 
 
 def test_a_folder_with_results_is_refused(folder):
@@ -139,40 +176,48 @@ def test_overwrite_removes_the_programs_files_and_no_others(folder):
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
 
 
+def test_a_study_is_gone_on_with_where_its_config_or_its_runs_are(folder):
+    folder.write_config({"a": 1})
+    folder.write_results([ROW])
+    (folder.path / ".results.csv.123.tmp").touch()
+    (folder.path / "runs").mkdir()
+    for name in (".LeNet.seeds-0.npz.123.tmp", "LeNet.seeds-0.npz"):
+        (folder.path / "runs" / name).touch()
+    assert ResultsFolder.open(folder.path, overwrite=False) == folder
+    assert names(folder.path) == ["config.json", "results.csv", "runs"]
+    assert names(folder.path / "runs") == ["LeNet.seeds-0.npz"]
+    (folder.path / "config.json").unlink()
+    assert ResultsFolder.open(folder.path, overwrite=False) == folder
+
+
+def test_files_that_nothing_says_the_meaning_of_are_not_gone_on_with(folder):
+    folder.write_results([ROW])
+    with pytest.raises(UserError, match=r"already holds results\.csv; give --overwrite"):
+        ResultsFolder.open(folder.path, overwrite=False)
+    ResultsFolder.open(folder.path, overwrite=True)
+    assert names(folder.path) == []
+
+
+def test_a_folder_is_opened_where_there_is_none(tmp_path):
+    folder = ResultsFolder.open(tmp_path / "a" / "b", overwrite=False)
+    folder.write_config({"a": 1})
+    assert folder.read_config() == {"a": 1}
+
+
+def test_to_overwrite_removes_the_runs_too_and_the_config_last(folder):
+    folder.write_config({"a": 1})
+    folder.write_results([ROW])
+    (folder.path / "runs").mkdir()
+    (folder.path / "runs" / "LeNet.seeds-0.npz").touch()
+    (folder.path / "runs" / "LeNet.seeds-0.npz.damaged-1").touch()
+    with faulty(FaultyDisk()) as disk:
+        ResultsFolder.open(folder.path, overwrite=True)
+    removed = [operation.name for operation in disk.operations if operation.kind == "unlink"]
+    assert removed == ["LeNet.seeds-0.npz", "results.csv", "config.json"]
+    assert names(folder.path / "runs") == ["LeNet.seeds-0.npz.damaged-1"]
+
+
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match=r"--out: cannot write to .*out"):
         ResultsFolder.create(tmp_path / "out", overwrite=False)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "expected the columns variant,seed"),
-        ("a,b\n", "expected the columns variant,seed"),
-        (
-            "variant,seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy,seconds\nLeNet,1\n",
-            "line 2 is not variant,seed",
-        ),
-        (
-            "variant,seed,epoch,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n"
-            "LeNet,x,1,1,1,1,1,1\n",
-            "line 2 is not variant,seed",
-        ),
-    ],
-)
-def test_a_broken_results_csv_is_named_with_its_line(folder, content, message):
-    (folder.path / "results.csv").write_text(content)
-    with pytest.raises(UserError, match=message) as caught:
-        folder.read_results()
-    assert "results.csv" in str(caught.value)
-
-
-def test_a_missing_or_broken_config_is_named(folder):
-    with pytest.raises(UserError, match=r"cannot read .*config\.json: No such file"):
-        folder.read_config()
-    (folder.path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: expected JSON"):
-        folder.read_config()
-    (folder.path / "config.json").write_text(json.dumps({"a": 1}))
-    assert folder.read_config() == {"a": 1}

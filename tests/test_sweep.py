@@ -91,8 +91,11 @@ def test_the_default_is_the_reports_question_with_every_rate_run_once_for_a_seed
     ]
     assert all(c.rates == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8) for c in curves)
     # By hand: nine rates of three layers, of which rate 0 is the same model, by eight seeds.
-    runs = [run for group in sweep.groups_of(curves[:3], settings.all_seeds, 32) for run in group]
+    runs = sweep.runs_of(curves[:3], settings.all_seeds)
     assert len(runs) == len(set(runs)) == (9 * 3 - 2) * 8
+    groups = list(sweep.groups_of(runs, 32))
+    assert [len(group) for group in groups] == [32] * 6 + [8]
+    assert [run for group in groups for run in group] == runs
 
 
 def test_the_rate_to_compare_with_is_added_where_it_is_missing():
@@ -218,13 +221,12 @@ def test_without_a_terminal_the_screen_has_one_line_per_run_and_a_closing_table(
     assert lines[-1] == f"Results: {out}"
 
 
-def test_the_same_command_again_is_refused_and_overwrite_leaves_other_files(finished, capsys):
-    out, _ = finished
-    before = (out / "sweep.csv").read_bytes()
-    code, screen = run(capsys, out, *SMALL)
+def test_a_folder_of_which_nothing_tells_what_it_is_is_refused(tmp_path, capsys):
+    (tmp_path / "sweep.csv").write_text("the user's")
+    code, screen = run(capsys, tmp_path, *SMALL)
     assert code == 2
-    assert "already holds config.json, sweep.csv, sweep.json, sweep.png" in screen.err
-    assert (out / "sweep.csv").read_bytes() == before
+    assert "already holds sweep.csv; give --overwrite" in screen.err
+    assert (tmp_path / "sweep.csv").read_text() == "the user's"
 
 
 def test_overwrite_removes_the_sweeps_files_and_no_others(tmp_path):
@@ -377,7 +379,7 @@ DAMAGE = [
     (
         "config.json",
         lambda text: "[]",
-        "config.json: expected the config.json of experiments.sweep",
+        "config.json: expected JSON, an object",
     ),
     (
         "config.json",

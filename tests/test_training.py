@@ -1,5 +1,6 @@
 """Training: what counts, in which order, from which keys, alone and beside other runs."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -55,7 +56,7 @@ def train(seeds, **settings):
     arguments = {"epochs": 2, "batch_size": BATCH_SIZE, "learning_rate": 0.1}
     if len(seeds) > 1:
         arguments["dropout"] = MODEL.dropout
-    compiled = programs(len(seeds))
+    compiled = programs(1 if len(seeds) == 1 else 3)
     return fit(MODEL, TRAIN, TEST, seeds=seeds, programs=compiled, **(arguments | settings))
 
 
@@ -271,6 +272,80 @@ def test_a_run_goes_on_from_a_saved_state_to_the_same_bits():
     assert_same_bits(state, whole.state)
 
 
+def without_seconds(history):
+    return [result._replace(train_seconds=0, test_seconds=0) for result in history]
+
+
+def kept(done):
+    """What a program keeps of a fit: a copy, since the next epoch reuses the state's memory."""
+    return replace(done, state=jax.tree.map(np.array, done.state))
+
+
+@pytest.mark.parametrize("seeds", [[4], [2, 0, 1], [7, 5]])
+def test_fit_goes_on_from_any_epoch_to_the_same_bits(seeds):
+    saved = []
+    whole = train(seeds, epochs=3, save=lambda done: saved.append(kept(done)))
+    assert [len(done.history) for done in saved] == [1, 2, 3]
+    for start in saved:
+        before = jax.tree.map(np.array, start.state)
+        seen = []
+        found = train(seeds, epochs=3, start=start, on_epoch=seen.append)
+        assert tuple(seen) == found.history[len(start.history) :]
+        assert_same_bits(found.state, whole.state)
+        assert_same_bits(without_seconds(found.history), without_seconds(whole.history))
+        assert_same_bits(found.predictions, whole.predictions)
+        assert_same_bits(start.state, before)  # which training does not write over
+
+
+def test_runs_in_a_program_for_more_have_the_bits_that_they_have_in_full_company():
+    expected = train([2, 0, 1])
+    found = train([2, 0])  # in the program for three
+    assert found.predictions.shape == (2, len(TEST.labels))
+    assert_same_bits(found.state.epoch, [2, 2])
+    for run in range(2):
+        assert_same_bits(found.variables(run), expected.variables(run))
+    for ours, theirs in zip(
+        without_seconds(found.history), without_seconds(expected.history), strict=True
+    ):
+        assert_same_bits(ours, jax.tree.map(lambda x: x[:2] if np.ndim(x) else x, theirs))
+
+
+def edited(**changes):
+    return lambda start: replace(start, **changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (edited(seeds=(5,)), "start must be of the seeds [4], not [5]"),
+        (edited(history=()), "the beginning in history and state, at most 2, not [0, 2]"),
+        (
+            lambda start: replace(start, state=start.state._replace(epoch=np.int32([3]))),
+            "the beginning in history and state, at most 2, not [2, 3]",
+        ),
+        (
+            lambda start: replace(start, state=start.state._replace(params={})),
+            "start must have the state of this model's runs",
+        ),
+        (
+            lambda start: replace(
+                start, state=jax.tree.map(lambda x: x.astype(np.float16), start.state)
+            ),
+            "start must have the state of this model's runs",
+        ),
+        (
+            edited(predictions=np.zeros((1, 49), np.uint8)),
+            "start must have predictions of shape [1, 50], not [1, 49]",
+        ),
+    ],
+)
+def test_a_start_of_something_else_is_refused(edit, message):
+    start = kept(train([4]))
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - compared below
+        train([4], start=edit(start))
+    assert message in str(error.value)
+
+
 def test_fit_reports_every_epoch_as_it_ends_and_what_the_model_then_does():
     seen = []
     result = train([0, 1, 2], on_epoch=seen.append)
@@ -455,6 +530,8 @@ def test_programs_for_something_else_are_refused():
         train([0], batch_size=16)
     with pytest.raises(ValueError, match="programs must be compiled for the same model"):
         fit(VARIANTS["LeNet"], TRAIN, TEST, batch_size=BATCH_SIZE, programs=programs(1))
+    with pytest.raises(ValueError, match="for at least 2 runs, not for 1"):
+        fit(MODEL, TRAIN, TEST, seeds=[0, 1], batch_size=BATCH_SIZE, programs=programs(1))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])

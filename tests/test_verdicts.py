@@ -374,7 +374,7 @@ def test_a_diverged_run_leaves_its_seed_out_from_there_on_and_is_named(tmp_path)
     assert last["n"] == 11
     assert last["verdict"] == "supported"
     assert "LeNet_BN_noDropout seed 2 in epoch 2" in last["reason"]
-    assert "left out, as a run diverged" in summary["verdicts"][1]["sentence"]
+    assert "without those of runs that diverged" in summary["verdicts"][1]["sentence"]
     assert part_of(summary, 2, "first epoch, without dropout")["n"] == 12
     json.dumps(summary, allow_nan=False)
 

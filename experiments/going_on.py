@@ -1,0 +1,290 @@
+"""Going on in a folder that an earlier start left: what must be as it was there, and what may grow.
+
+What decides the numbers of a run with a given seed must be the same, and while anything is left to
+train, so must what they are computed with: another version or processor gives other bits.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from experiments import durable
+from experiments.cli import UserError
+from experiments.progress import Display
+from experiments.results import CONFIG, ResultsFolder, Row
+
+#: A JSON object, as config.json is.
+Config = Mapping[str, Any]
+#: Prints a line.
+Say = Callable[[str], None]
+
+
+class Identity(NamedTuple):
+    """What decides the numbers of a folder, by the words that name it to the user.
+
+    Attributes:
+        settings: the experiment, as the program took it: a default is its value.
+        environment: versions and device.
+    """
+
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+
+
+class Kind(NamedTuple):
+    """What a program's folders are known by.
+
+    Attributes:
+        program: in config.json.
+        identify: returns the identity of a config.json; see `identity_of`.
+        words: the settings from which everything follows that decides the numbers.
+        lists: the settings whose values can become more, one by one.
+    """
+
+    program: str
+    identify: Callable[[Config], Identity]
+    words: tuple[str, ...]
+    lists: tuple[str, ...] = ("variants",)
+
+
+def identity_of(config: Config, names: Sequence[str]) -> Identity:
+    """Return what decides the numbers of a folder with this config.json.
+
+    Args:
+        config: of a study or sweep.
+        names: of the settings that decide; where config itself has one of that name, what the
+            program made of the user's.
+
+    Raises:
+        KeyError: if it is another program's; so are TypeError and AttributeError.
+    """
+    device, data, versions = config["device"], config["data"], config["versions"]
+    settings = {
+        "program": config["program"],
+        "--dataset": data["name"],
+        "--train-size": data["sizes"]["train"],
+        **{flag(name): config.get(name, config["settings"].get(name)) for name in names},
+        **{f"SHA-256 of {name}": file["sha256"] for name, file in sorted(data["files"].items())},
+    }
+    environment = {"device": device["platform"], "kind of device": device["kind"]}
+    if device["platform"] == "cpu":  # of whatever kind, JAX calls it cpu
+        environment["processor"] = config["machine"]["processor"]
+        if "threads" in device:
+            environment["threads"] = device["threads"]
+        else:
+            settings["--devices"] = device["count"]
+    packages = {name: version for name, version in versions.items() if name != "python"}
+    return Identity(settings, environment | packages)
+
+
+def flag(name: str) -> str:
+    """Return a setting's name on the command line.
+
+    >>> flag("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what differs, each in words with both values.
+
+    >>> differences({"--batch-size": 128, "jax": "0.10"}, {"--batch-size": 64, "jax": "0.10"})
+    ['--batch-size: the folder has 128, not 64']
+    """
+    return [
+        difference(name, old.get(name), new.get(name))
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def difference(name: str, old: object, new: object) -> str:
+    """Return one difference in words."""
+    return f"{name}: the folder has {_in_words(old)}, not {_in_words(new)}"
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def shrunk(old: Config, new: Config, lists: Sequence[str]) -> list[str]:
+    """Return which settings ask for less than the folder has, each in words with both values.
+
+    Args:
+        old: settings of the folder.
+        new: settings of the command.
+        lists: as `Kind` has them.
+    """
+    less = [n for n in lists if not set(old.get(n) or ()) <= set(new.get(n) or ())]
+    if old["first_seed"] < new["first_seed"]:
+        less.append("first_seed")
+    if old["first_seed"] + old["seeds"] > new["first_seed"] + new["seeds"]:
+        less.append("seeds")
+    if old["epochs"] > new["epochs"]:
+        less.append("epochs")
+    other = [n for n in lists if (old.get(n) is None) != (new.get(n) is None)]
+    return [difference(flag(n), old.get(n), new.get(n)) for n in other] + [
+        f"{difference(flag(n), old[n], new[n])} (more can be added)" for n in less if n not in other
+    ]
+
+
+def refuse(found: Sequence[str], path: Path) -> None:
+    """Raise UserError if there are differences."""
+    if found:
+        raise UserError(
+            f"{'; '.join(found)}; --overwrite starts {path} anew, --out names another folder"
+        )
+
+
+def config_of(folder: ResultsFolder, kind: Kind) -> dict[str, Any] | None:
+    """Return a folder's config.json; None where it is missing or damaged.
+
+    Raises:
+        UserError: if another program made it.
+    """
+    try:
+        config = folder.read_config()
+        made_by, settings = config["program"], config["settings"]
+        whole = [settings[name] for name in ("first_seed", "seeds", "epochs")]
+        items = [item for name in kind.lists for item in settings.get(name) or ()]
+        if made_by == kind.program:
+            kind.identify(config)
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
+    if not isinstance(made_by, str) or any(type(number) is not int for number in whole):
+        return None
+    if not all(isinstance(item, str | int | float) for item in items):
+        return None
+    refuse(differences({"program": made_by}, {"program": kind.program}), folder.path)
+    return config
+
+
+def config_as_before(
+    folder: ResultsFolder, kind: Kind, settings: Config, asked: Config | None = None
+) -> dict[str, Any] | None:
+    """Return a folder's config.json where a command asks for the same numbers, word for word.
+
+    Otherwise it must be asked what its words mean: for that, JAX has to be started and the data to
+    be read.
+
+    Args:
+        folder: that may be a study's or sweep's.
+        kind: that it must have.
+        settings: of the command.
+        asked: the same with what they imply; None where that is nothing more.
+
+    Returns:
+        The content with the new settings in it, as some of them may have changed.
+
+    Raises:
+        UserError: if another program made it, or it has more than the command asks for.
+    """
+    config = config_of(folder, kind)
+    if config is None:
+        return None
+    old = config["settings"]
+    refuse(shrunk(old, asked or settings, kind.lists), folder.path)
+    if any(old.get(name) != settings[name] for name in kind.words):
+        return None
+    return config | {"settings": settings}
+
+
+def config_to_write(
+    old: Config | None, before: Identity, new: dict[str, Any], kind: Kind, path: Path, left: bool
+) -> dict[str, Any]:
+    """Return what config.json is to say where the settings agree.
+
+    Args:
+        old: what it says; None where it is missing or damaged.
+        before: identity of what is in the folder.
+        new: what it would say of a folder that begins now.
+        kind: of the folder.
+        path: of the folder.
+        left: whether anything is left to compute.
+
+    Raises:
+        UserError: if what is left would be computed with something else.
+    """
+    if old is not None and not left:
+        return {**old, "settings": new["settings"]}
+    refuse(differences(before.environment, kind.identify(new).environment), path)
+    return new
+
+
+def set_aside_damaged(
+    folder: ResultsFolder, readers: Mapping[str, Callable[[], object]], say: Say
+) -> None:
+    """Set aside those of a folder's files that can't be read.
+
+    Args:
+        folder: with or without each file.
+        readers: by file name what reads it, and raises UserError where it is damaged.
+        say: prints a line; it gets one for each file that is set aside.
+    """
+    for name, read in readers.items():
+        if not folder.has(name):
+            continue
+        try:
+            read()
+        except UserError as error:
+            aside = durable.set_aside(folder.path / name)
+            say(f"{error}: the file is now {aside.name}, and is made anew")
+
+
+def begin_anew(
+    folder: ResultsFolder,
+    read: Callable[[], object],
+    tables: Sequence[str],
+    say: Say,
+) -> None:
+    """Set aside what nothing is known of in a folder whose config.json is damaged.
+
+    Args:
+        folder: with or without config.json.
+        read: reads the first of the tables; where it can't, the folder may be anything.
+        tables: of which config.json alone could tell what they are of.
+        say: prints a line; it gets one for each file that is set aside.
+
+    Raises:
+        UserError: if the folder is not a program's of ours.
+    """
+    if not folder.has(CONFIG):
+        return
+    path = folder.path / CONFIG
+    try:
+        read()
+    except UserError:
+        raise UserError(
+            f"--out: expected {path} to be that of a study or sweep; --overwrite replaces it, --out"
+            " names another folder"
+        ) from None
+    for name in (CONFIG, *tables):
+        if folder.has(name):
+            aside = durable.set_aside(folder.path / name)
+            say(f"{path} is damaged: {name} is now {aside.name}, and is made anew")
+
+
+class ContinuedDisplay(Display):
+    """Shows a study from where an earlier start left it."""
+
+    def __init__(
+        self,
+        console: Console,
+        variants: Sequence[str],
+        runs: int,
+        epochs: int,
+        done: Sequence[Row],
+    ):
+        """Prepare as `Display` does, with the rows that are there already."""
+        super().__init__(console, variants, runs, epochs)
+        for row in done:
+            self._latest[row.variant] = row
+            self._remaining[row.variant] -= 1
+            if row.epoch == epochs:
+                self._finished[row.variant].append(row.test_accuracy)
+        self._bar.update(self._task, advance=len(done))

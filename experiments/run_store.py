@@ -1,0 +1,336 @@
+"""The runs of a study on disk: what it takes to go on with each from its last finished epoch.
+
+    runs/LeNet.seeds-0.npz, runs/LeNet.seeds-1-32.npz, ...
+
+A file for each group of runs that train together, replaced as a whole after every epoch: their
+state, their history and what they make of the test images can't disagree. They are the one truth of
+a study; results.csv and predictions.npz are made from them, see `write_tables`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from experiments import durable, npz
+from experiments.cli import UserError
+from experiments.going_on import Identity, Say
+from experiments.results import RUNS, ResultsFolder, Row
+from jax_lenet.fitting import EpochResult, Fit, state_shapes
+from jax_lenet.models import CLASSES, VARIANTS
+from jax_lenet.training import TrainState
+
+FORMAT = 1
+#: Of the history, one number an epoch and run; and one an epoch, of all runs together.
+BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_accuracy": "f8"}
+BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
+_NAME = re.compile(r"(\w+)\.seeds-(\d+)(?:-(\d+))?\.npz")
+
+
+class DamagedError(Exception):
+    """Why a file is not one that this program wrote, in words."""
+
+
+class Group(NamedTuple):
+    """Runs of one variant that train together.
+
+    Attributes:
+        variant: the model's name.
+        seeds: each one more than the one before.
+    """
+
+    variant: str
+    seeds: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """The runs' names.
+
+        >>> Group("LeNet", (1, 2, 3)).words
+        'LeNet seeds 1-3'
+        """
+        first, last = self.seeds[0], self.seeds[-1]
+        return f"{self.variant} " + (f"seed {first}" if first == last else f"seeds {first}-{last}")
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file of these runs.
+
+        >>> Group("LeNet", (0,)).file_name
+        'LeNet.seeds-0.npz'
+        """
+        first, last = self.seeds[0], self.seeds[-1]
+        return f"{self.variant}.seeds-{first}{'' if first == last else f'-{last}'}.npz"
+
+
+class Record(NamedTuple):
+    """What the tables show of a group.
+
+    Attributes:
+        rows: of results.csv, by seed and epoch.
+        epoch: the last that is finished.
+        predictions: class given to each test image after it, uint8 ``[R, test images]``.
+    """
+
+    rows: list[Row]
+    epoch: int
+    predictions: np.ndarray
+
+
+Records = dict[Group, Record]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A group of runs after an epoch.
+
+    Attributes:
+        variant: the model's name.
+        fit: from which the runs go on.
+        identity: what decides their numbers.
+    """
+
+    variant: str
+    fit: Fit
+    identity: Identity
+
+    @property
+    def group(self) -> Group:
+        """The runs."""
+        return Group(self.variant, self.fit.seeds)
+
+    @property
+    def record(self) -> Record:
+        """What the tables show of the runs."""
+        rows = [
+            _row(self.group, run, result)
+            for run in range(len(self.fit.seeds))
+            for result in self.fit.history
+        ]
+        return Record(rows, len(self.fit.history), self.fit.predictions)
+
+
+def _row(group: Group, run: int, result: EpochResult) -> Row:
+    seconds = (result.train_seconds + result.test_seconds) / len(group.seeds)
+    return Row(
+        group.variant,
+        group.seeds[run],
+        result.epoch,
+        *(getattr(result, column)[run] for column in BY_RUN),
+        seconds=round(seconds, 6),
+    )
+
+
+def encode(run: RunFile) -> bytes:
+    """Return the content of a run file; the same runs give the same bytes."""
+    fit = run.fit
+    about = {
+        "format": FORMAT,
+        "variant": run.variant,
+        "seeds": fit.seeds,
+        "identity": run.identity._asdict(),
+    }
+    history = {
+        f"history/{column}": np.array([getattr(result, column) for result in fit.history], dtype)
+        for column, dtype in (BY_RUN | BY_EPOCH).items()
+    }
+    return npz.encode(
+        {"about": np.array(json.dumps(about, allow_nan=False)), "predictions": fit.predictions}
+        | history
+        | {f"state/{name}": np.asarray(leaf) for name, leaf in _named(fit.state).items()}
+    )
+
+
+def decode(content: bytes) -> RunFile:
+    """Return what `encode` was given.
+
+    Raises:
+        DamagedError: if it is anything else than `encode` makes.
+        UserError: if another version of this program made it.
+    """
+    try:
+        arrays = npz.decode(content)
+        about = json.loads(str(arrays.pop("about")))
+        variant, seeds = about["variant"], tuple(about["seeds"])
+        version, identity = about["format"], Identity(**about["identity"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DamagedError("it is cut short or changed, or another program's") from None
+    if version != FORMAT:
+        raise UserError(f"expected format {FORMAT}, but another version wrote format {version}")
+    known = isinstance(variant, str) and variant in VARIANTS
+    if not (known and _follow_each_other(seeds) and all(isinstance(x, dict) for x in identity)):
+        raise DamagedError("its description is none of a study's runs")
+    return RunFile(variant, _fit(variant, seeds, arrays), identity)
+
+
+def _follow_each_other(seeds: Sequence[Any]) -> bool:
+    whole = bool(seeds) and all(type(seed) is int for seed in seeds)
+    return whole and seeds[0] >= 0 and tuple(seeds) == tuple(range(seeds[0], seeds[-1] + 1))
+
+
+def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Fit:
+    """Return the runs that the arrays of a file describe, having made sure that they do."""
+    runs, predictions = len(seeds), arrays.get("predictions", np.empty(0))
+    epochs = len(np.atleast_1d(arrays.get("history/train_seconds", ())))
+    shapes = {f"history/{column}": ((epochs, runs), dtype) for column, dtype in BY_RUN.items()}
+    shapes |= {f"history/{column}": ((epochs,), dtype) for column, dtype in BY_EPOCH.items()}
+    shapes |= {"predictions": ((runs, predictions.size // runs), "u1")}
+    state = _shapes(variant)
+    for name, leaf in _named(state).items():
+        shapes[f"state/{name}"] = ((runs, *leaf.shape), leaf.dtype)
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    if found != {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}:
+        raise DamagedError("its arrays are not those of such runs")
+    columns = {column: arrays[f"history/{column}"] for column in BY_RUN | BY_EPOCH}
+    if not _possible(columns, predictions) or (arrays["state/epoch"] != epochs).any():
+        raise DamagedError("its numbers are none that training gives")
+    history = tuple(
+        EpochResult(i + 1, **{column: values[i] for column, values in columns.items()})
+        for i in range(epochs)
+    )
+    leaves = [arrays[f"state/{name}"] for name in _named(state)]
+    return Fit(seeds, history, predictions, jax.tree.unflatten(jax.tree.structure(state), leaves))
+
+
+def _possible(columns: Mapping[str, np.ndarray], predictions: np.ndarray) -> bool:
+    """Tell whether there are an epoch and a test image, and no value out of its range."""
+    if not predictions.size or not columns["train_seconds"].size or predictions.max() >= CLASSES:
+        return False
+    accuracies = np.stack([columns["train_accuracy"], columns["test_accuracy"]])
+    seconds = np.stack([columns[name] for name in BY_EPOCH])
+    whole = ((accuracies >= 0) & (accuracies <= 1)).all()
+    return bool(whole and (np.isfinite(seconds) & (seconds >= 0)).all())
+
+
+@cache
+def _shapes(variant: str) -> TrainState:
+    return state_shapes(VARIANTS[variant])
+
+
+def _named(state: TrainState) -> dict[str, Any]:
+    """Return a state's leaves, in JAX's order, by names as "params/c1/kernel"."""
+    leaves, _ = tree_flatten_with_path(state)
+    return {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def write(folder: Path, run: RunFile) -> None:
+    """Write the file of a group of runs; it appears whole, in place of the one before.
+
+    Args:
+        folder: of the study, with ``runs`` in it.
+        run: after an epoch.
+
+    Raises:
+        StorageError: if it can't be written.
+    """
+    durable.write(folder / RUNS / run.group.file_name, encode(run))
+
+
+def read(path: Path) -> RunFile:
+    """Read the file of a group of runs.
+
+    Raises:
+        DamagedError: if it is not what `write` wrote under this name.
+        UserError: if another version of this program wrote it, or it can't be read at all.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        run = decode(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if run.group.file_name != path.name:
+        raise DamagedError(f"it is that of {run.group.words}")
+    return run
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the paths of a study's run files, by name; of others not."""
+    return sorted(p for p in (folder / RUNS).glob("*.npz") if _NAME.fullmatch(p.name))
+
+
+def scan(
+    folder: Path,
+    identity: Identity,
+    wanted: Callable[[Group, int], bool],
+    say: Say,
+) -> Records:
+    """Return what a study's run files show, and set aside those that are not its own.
+
+    Args:
+        folder: of the study.
+        identity: that its runs have.
+        wanted: tells whether it has a group of runs with so many epochs.
+        say: prints a line; it gets one for each file that is set aside.
+
+    Raises:
+        UserError: if another version of this program wrote one, or one can't be read at all.
+    """
+    records: Records = {}
+    taken: set[tuple[str, int]] = set()
+    for path in files(folder):
+        try:
+            run = read(path)
+            runs = {(run.variant, seed) for seed in run.fit.seeds}
+            if run.identity != identity or not wanted(run.group, len(run.fit.history)):
+                raise DamagedError("its runs are another study's")
+            if runs & taken:
+                raise DamagedError("another file has some of its runs")
+        except DamagedError as error:
+            aside = durable.set_aside(path)
+            say(f"{path} cannot be used ({error}): it is now {aside.name}, and its runs come again")
+        else:
+            records[run.group] = run.record
+            taken |= runs
+    return records
+
+
+def identities(folder: Path) -> Iterator[Identity]:
+    """Yield the identities of a study's run files, passing over those that can't be used."""
+    for path in files(folder):
+        try:
+            yield read(path).identity
+        except DamagedError:
+            continue
+
+
+def write_results(folder: ResultsFolder, records: Records, variants: Sequence[str]) -> None:
+    """Write results.csv: by variant, seed and epoch, whatever was trained first.
+
+    Args:
+        folder: of the study.
+        records: of its run files.
+        variants: in the order of the table.
+    """
+    folder.write_results(row for g in _ordered(records, variants) for row in records[g].rows)
+
+
+def write_predictions(
+    folder: ResultsFolder, records: Records, variants: Sequence[str], epochs: int
+) -> None:
+    """Write predictions.npz: of the finished runs of each variant, by seed.
+
+    Args:
+        folder: of the study.
+        records: of its run files.
+        variants: in the order of the file.
+        epochs: of a finished run.
+    """
+    finished: dict[str, list[np.ndarray]] = {}
+    for group in _ordered(records, variants):
+        if records[group].epoch == epochs:
+            finished.setdefault(group.variant, []).append(records[group].predictions)
+    folder.write_predictions({name: np.concatenate(own) for name, own in finished.items()})
+
+
+def _ordered(records: Records, variants: Sequence[str]) -> list[Group]:
+    return sorted(records, key=lambda group: (variants.index(group.variant), group.seeds))

@@ -1,0 +1,107 @@
+"""What config.json must hold for a study's report to be made: the file may come from anywhere.
+
+`check` looks at what the report reads. Anything else may be there and is shown as it is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.cli import UserError
+
+
+class Kind(NamedTuple):
+    """What is expected at a place.
+
+    Attributes:
+        words: what it is.
+        is_right: the test of it.
+        required: whether it must be there.
+    """
+
+    words: str
+    is_right: Callable[[Any], bool]
+    required: bool = True
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_positive(value: Any) -> bool:
+    # Above what a float holds an integer may still be.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
+
+
+TEXT = Kind("a line of text", lambda value: isinstance(value, str) and value.isprintable())
+# The name of a folder may hold any character.
+PATH = Kind("text or null", lambda value: value is None or isinstance(value, str))
+COUNT = Kind("a whole number of at least 0", _is_count)
+POSITIVE = Kind("a number above 0", _is_positive)
+OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
+EPOCHS = Kind("a whole number above 0", lambda value: _is_count(value, least=1))
+#: Stands for every name that an object has.
+EACH = "*"
+STUDY = {
+    "title": TEXT,
+    "program": TEXT,
+    "settings": {
+        "epochs": EPOCHS,
+        "learning_rate": POSITIVE,
+        "data_dir": PATH,
+        "accuracy_margin": POSITIVE._replace(required=False),
+        "time_margin": POSITIVE._replace(required=False),
+    },
+    "data": {
+        "name": TEXT,
+        "kind": TEXT,
+        "path": PATH,
+        "notice": PATH,
+        "sizes": {"train": COUNT, "test": COUNT, EACH: COUNT},
+        "files": {EACH: {"bytes": COUNT._replace(required=False), "sha256": TEXT}},
+    },
+    "machine": OBJECT._replace(required=False),
+    "versions": OBJECT._replace(required=False),
+}
+
+
+def check(config: Any, path: Path) -> None:
+    """Check the content of a study's config.json.
+
+    Args:
+        config: the content.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: naming the first place where something else is expected.
+
+    >>> check({"title": 3}, Path("config.json"))
+    Traceback (most recent call last):
+    experiments.cli.UserError: config.json: expected the config.json of a study: title is a line...
+    """
+    for place, words in _wrong(config, STUDY, ""):
+        raise UserError(f"{path}: expected the config.json of a study: {place} is {words}")
+
+
+def _wrong(found: Any, wanted: Kind | Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Yield every place where something else is wanted, with what it is."""
+    if isinstance(wanted, Kind):
+        if not wanted.is_right(found):
+            yield place, wanted.words
+    elif not isinstance(found, Mapping):
+        yield place or "it", OBJECT.words
+    else:
+        for name, inner in wanted.items():
+            yield from _wrong_below(found, name, inner, f"{place}." if place else "")
+
+
+def _wrong_below(
+    found: Mapping[str, Any], name: str, wanted: Kind | Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, str]]:
+    if name == EACH:
+        for each, value in found.items():
+            yield from _wrong(value, wanted, prefix + each)
+    elif name in found:
+        yield from _wrong(found[name], wanted, prefix + name)
+    elif not isinstance(wanted, Kind) or wanted.required:
+        yield prefix + name, "there"

@@ -1,0 +1,118 @@
+"""A sweep's folder between two starts: which of its runs are finished.
+
+Nothing is kept of a run but its row of sweep.csv, so that a group that was stopped begins again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from experiments import going_on
+from experiments.cli import UserError
+from experiments.going_on import Config, Identity, Kind, Say
+from experiments.sweep_results import PROGRAM, ROWS, Candidates, Point, SweepFolder, SweepRow
+from experiments.sweep_settings import Settings
+
+#: The settings that decide a run's row; and all from which it follows what decides them.
+DECIDE = ("epochs", "batch_size", "learning_rate", "precision", "runs_at_once")
+WORDS = ("dataset", "data_dir", "train_size", "devices", *DECIDE)
+LISTS = ("variants", "layers", "dropout_rates", "learning_rates")
+
+
+class Run(NamedTuple):
+    """A run: what it is trained with, and its seed."""
+
+    point: Point
+    seed: int
+
+
+def runs_of(candidates: Sequence[Candidates], seeds: range) -> list[Run]:
+    """Return one model's runs, seed by seed; one for several layers comes once.
+
+    >>> settings = Settings(dropout_rates=(0.5,), layers=("drop7",), variants=("LeNet",))
+    >>> [(run.point.drop7, run.seed) for run in runs_of(settings.candidates, range(2))]
+    [(0.0, 0), (0.5, 0), (0.0, 1), (0.5, 1)]
+    """
+    points = dict.fromkeys(c.point(rate) for c in candidates for rate in c.rates)
+    return [Run(point, seed) for seed in seeds for point in points]
+
+
+def all_runs(settings: Settings) -> list[Run]:
+    """Return a sweep's runs in the order of sweep.csv, model after model."""
+    runs = []
+    for variant in settings.variants:
+        own = [c for c in settings.candidates if c.variant == variant]
+        runs += runs_of(own, settings.all_seeds)
+    return runs
+
+
+def identity_of(config: Config) -> Identity:
+    """Return what decides the numbers of a sweep with this config.json."""
+    return going_on.identity_of(config, DECIDE)
+
+
+SWEEP = Kind(PROGRAM, identity_of, WORDS, LISTS)
+
+
+def finished_rows(folder: SweepFolder, settings: Settings, say: Say) -> dict[Run, SweepRow]:
+    """Return the rows of the runs that are finished, having set aside a damaged sweep.csv."""
+    wanted = set(all_runs(settings))
+
+    def read() -> dict[Run, SweepRow]:
+        rows = {Run(*key): row for key, row in folder.read_runs().items()}
+        if not rows.keys() <= wanted:
+            raise UserError(f"{folder.path / ROWS}: expected no runs but this sweep's")
+        return rows
+
+    going_on.set_aside_damaged(folder, {ROWS: read}, say)
+    return read() if folder.has(ROWS) else {}
+
+
+def with_candidates(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return a config.json that says among which rates is chosen."""
+    return config | {"candidates": [asdict(c) for c in settings.candidates]}
+
+
+def is_finished(folder: SweepFolder, settings: Settings, say: Say) -> bool:
+    """Tell whether no run is left to train, and if so write config.json as the settings are now.
+
+    Found out without starting JAX or reading the data, so only where the settings that decide the
+    numbers are word for word those of the folder.
+
+    Raises:
+        UserError: if the folder holds something else, or more than the settings ask for.
+    """
+    SweepFolder.open(folder.path, overwrite=False)
+    new, rates = settings.as_json(), settings.candidates[0].rates  # with the baseline
+    name = "dropout_rates" if settings.learning_rates is None else "learning_rates"
+    config = going_on.config_as_before(folder, SWEEP, new, asked=new | {name: list(rates)})
+    if config is None or len(finished_rows(folder, settings, say)) < len(all_runs(settings)):
+        return False
+    say(f"Nothing is left to train in {folder.path}: it is drawn again")
+    folder.write_config(with_candidates(config, settings))
+    return True
+
+
+def go_on(
+    folder: SweepFolder, settings: Settings, config: dict[str, Any], say: Say
+) -> tuple[dict[str, Any], dict[Run, SweepRow]]:
+    """Return what config.json is to say, and the rows of the runs that are finished.
+
+    Args:
+        folder: that may hold a sweep.
+        settings: of the command.
+        config: of a sweep that begins now.
+        say: prints a line; it gets one for each file that is set aside.
+
+    Raises:
+        UserError: if the folder's runs have other settings, or were computed with something else.
+    """
+    old, new = going_on.config_of(folder, SWEEP), identity_of(config)
+    before = new if old is None else identity_of(old)
+    if old is None:
+        going_on.begin_anew(folder, folder.read_runs, (ROWS,), say)
+    going_on.refuse(going_on.differences(before.settings, new.settings), folder.path)
+    rows = finished_rows(folder, settings, say)
+    left = len(rows) < len(all_runs(settings))
+    config = going_on.config_to_write(old, before, config, SWEEP, folder.path, left)
+    return with_candidates(config, settings), rows

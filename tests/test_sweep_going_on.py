@@ -1,0 +1,251 @@
+"""A sweep that was stopped, grown or damaged ends with the bits of an undisturbed one."""
+
+import csv
+import json
+import os
+import signal
+
+import pytest
+
+from experiments import cli, environment, sweep, sweep_figure
+from experiments.lock import one_writer
+from experiments.settings import StudySettings
+from experiments.sweep_results import SweepFolder
+from experiments.sweep_settings import Settings
+
+SMALL = {
+    "--dataset": ["mnist_sample"],
+    "--train-size": ["256"],
+    "--batch-size": ["32"],
+    "--learning-rate": ["0.1"],
+    "--epochs": ["2"],
+    "--seeds": ["3"],
+    "--runs-at-once": ["2"],
+    "--variants": ["LeNet"],
+    "--layers": ["drop6"],
+    "--dropout-rates": ["0.5"],
+    "--compilation-cache": ["off"],
+}
+RUNS, GROUPS = 6, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Compile each program once for all tests, and draw nothing."""
+    compiled = {}
+    compile_for = sweep.compile_for
+
+    def compile_once(settings, variant, data):
+        key = settings.width, settings.batch_size, settings.learning_rates is None, variant
+        if key not in compiled:
+            compiled[key] = compile_for(settings, variant, data)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "compile_for", compile_once)
+        patch.setattr(sweep_figure, "draw", lambda *args, **kwargs: b"a picture")
+        yield
+
+
+def run(out, changes=()):
+    """Run the program in this process; return its exit code."""
+    arguments = {**SMALL, **dict(changes), "--out": [str(out)]}
+    line = [word for flag, values in arguments.items() for word in (flag, *map(str, values))]
+    return cli.run(sweep.main, Settings, "sweep", line)
+
+
+def numbers(out):
+    """Everything of a sweep that may not depend on how it came about."""
+    with (out / "sweep.csv").open() as file:
+        rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+    return rows, (out / "sweep.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, quick):
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    assert run(out) == 0
+    return out
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the finished sweep."""
+    (tmp_path / "out").mkdir()
+    for path in undisturbed.iterdir():
+        (tmp_path / "out" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """A list that gets every run that is trained to its end."""
+    seen = []
+    train_group = sweep.train_group
+
+    def watched(programs, placed, data, group, *args):
+        rows = train_group(programs, placed, data, group, *args)
+        seen.extend(group)
+        return rows
+
+    monkeypatch.setattr(sweep, "train_group", watched)
+    return seen
+
+
+def stop_after(monkeypatch, epochs, number):
+    """Send this process a signal once so many epochs of groups are finished."""
+    count = sweep.ContinuedDisplay.epoch
+    left = [epochs]
+
+    def stopping(display, runs):
+        count(display, runs)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(sweep.ContinuedDisplay, "epoch", stopping)
+
+
+@pytest.mark.parametrize("epochs", range(1, 2 * GROUPS + 1))
+def test_a_sweep_stopped_after_an_epoch_goes_on_to_the_same_bits(
+    epochs, undisturbed, tmp_path, monkeypatch, trained, capsys
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, epochs, signal.SIGTERM)
+        assert run(tmp_path) == 143
+    assert "to go on: python -m experiments.sweep" in capsys.readouterr().err
+    assert len(trained) == 2 * (epochs // 2)  # a group's last epoch is its end
+    if trained:
+        assert len(SweepFolder(tmp_path).read_runs()) == len(trained)
+    assert run(tmp_path) == 0
+    assert len(trained) == len(set(trained)) == RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+@pytest.mark.parametrize(
+    "less", [{"--seeds": [1]}, {"--seeds": [1], "--first-seed": [2]}, {"--dropout-rates": [0.0]}]
+)
+def test_a_grown_sweep_trains_what_is_missing_and_is_the_same(less, undisturbed, tmp_path, trained):
+    assert run(tmp_path, less) == 0
+    assert run(tmp_path) == 0
+    assert len(trained) == len(set(trained)) == RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_layers_are_added_to_a_finished_sweep(finished, undisturbed, trained):
+    assert run(finished, {"--layers": ["drop7", "drop6"]}) == 0
+    assert [run.point.drop7 for run in trained] == [0.5] * 3
+    curves = json.loads((finished / "sweep.json").read_text())["curves"]
+    before = json.loads((undisturbed / "sweep.json").read_text())["curves"]
+    assert [curve["layers"] for curve in curves] == ["drop7", "drop6"]
+    assert curves[1:] == before
+
+
+def test_a_finished_sweep_is_recognised_and_only_drawn(finished, undisturbed, monkeypatch, capsys):
+    def never(*args, **kwargs):
+        raise AssertionError("a finished folder needs none of this")
+
+    monkeypatch.setattr(StudySettings, "load", never)
+    monkeypatch.setattr(Settings, "start_jax", never)
+    (finished / "sweep.json").unlink()
+    assert run(finished) == 0
+    assert "Nothing is left to train" in capsys.readouterr().out
+    assert numbers(finished) == numbers(undisturbed)
+
+
+REFUSED = [
+    ({"--batch-size": [64]}, "--batch-size: the folder has 32, not 64;"),
+    ({"--learning-rate": [0.2]}, "--learning-rate: the folder has 0.1, not 0.2;"),
+    ({"--train-size": [128]}, "--train-size: the folder has 256, not 128;"),
+    ({"--runs-at-once": [1]}, "--runs-at-once: the folder has 2, not 1;"),
+    ({"--epochs": [3]}, "--epochs: the folder has 2, not 3;"),
+    ({"--epochs": [1]}, "--epochs: the folder has 2, not 1"),
+    ({"--seeds": [2]}, "--seeds: the folder has 3, not 2 (more can be added);"),
+    ({"--first-seed": [1]}, "--first-seed: the folder has 0, not 1 (more can be added);"),
+    ({"--layers": ["both"]}, "--layers: the folder has drop6, not both (more can be added);"),
+    (
+        {"--dropout-rates": [0.3]},
+        "--dropout-rates: the folder has 0.5, not 0.0 0.3 (more can be added);",
+    ),
+    (
+        {"--learning-rates": [0.1], "--dropout-rates": sweep.Settings().dropout_rates}
+        | {"--layers": sweep.Settings().layers},
+        "--learning-rates: the folder has none, not 0.1;",
+    ),
+]
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_other_settings_are_refused_by_name_with_both_values(changes, message, undisturbed, capsys):
+    before = content(undisturbed)
+    assert run(undisturbed, changes) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert f"--overwrite starts {undisturbed} anew" in line
+    assert content(undisturbed) == before
+
+
+def test_another_version_is_refused_by_name_while_something_is_left(finished, monkeypatch, capsys):
+    versions = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda *args: versions | {"jaxlib": "99"})
+    before = content(finished)
+    assert run(finished) == 0
+    assert run(finished, {"--seeds": [4]}) == 2
+    assert f"jaxlib: the folder has {versions['jaxlib']}, not 99;" in capsys.readouterr().err
+    assert content(finished).keys() == before.keys()
+
+
+def test_a_second_program_on_the_folder_is_refused(finished, capsys):
+    with one_writer(finished):
+        assert run(finished) == 2
+    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
+
+
+def cut_last_line(text):
+    return text[:-20]
+
+
+def of_another_sweep(text):
+    return text.replace(",0.1,", ",0.2,")
+
+
+def twice(text):
+    return text + text.splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("damage", [cut_last_line, of_another_sweep, twice])
+def test_a_damaged_table_is_named_set_aside_and_trained_again(
+    damage, finished, undisturbed, trained, capsys
+):
+    torn = damage((finished / "sweep.csv").read_text())
+    (finished / "sweep.csv").write_text(torn)
+    assert run(finished) == 0
+    assert "is now sweep.csv.damaged-1" in capsys.readouterr().out
+    assert (finished / "sweep.csv.damaged-1").read_text() == torn
+    assert len(trained) == RUNS
+    assert numbers(finished) == numbers(undisturbed)
+
+
+def test_without_config_json_nothing_is_believed(finished, undisturbed, trained, capsys):
+    (finished / "config.json").write_text("{")
+    assert run(finished) == 0
+    said = capsys.readouterr().out
+    assert "config.json is now config.json.damaged-1" in said
+    assert "sweep.csv is now sweep.csv.damaged-1" in said
+    assert len(trained) == RUNS
+    assert numbers(finished) == numbers(undisturbed)
+
+
+def test_the_display_goes_on_from_what_is_there(finished):
+    rows = SweepFolder(finished).read_sweep_rows()
+    settings = Settings(
+        dropout_rates=(0.5,), layers=("drop6",), variants=("LeNet",), epochs=2, seeds=3,
+        learning_rate=0.1,
+    )  # fmt: skip
+    display = sweep.ContinuedDisplay(cli.console(), settings, rows[:4])
+    (task,) = display._bar.tasks
+    assert (task.completed, task.total) == (8, 12)
