@@ -34,7 +34,7 @@ from experiments.page_figures import (
     learning_curves,
     missed_digits,
 )
-from experiments.results import PREDICTIONS, REPORT, RESULTS, TEST_SET, ResultsFolder
+from experiments.results import CONFIG, PREDICTIONS, RESULTS, SWEEPS, TEST_SET, ResultsFolder
 from experiments.summary import Curve, curves_of
 from jax_lenet.models import VARIANTS
 
@@ -58,8 +58,8 @@ RULES = {
     "resamples": "random draws of a bootstrap or a test",
     "family": "tests whose p-values are corrected together",
 }
-# Settings that change what is written where, not the numbers.
-NOT_REPEATED = ("out", "overwrite", "compilation_cache")
+# Settings that change what is written where, not the numbers; and sweeps, which are told apart.
+NOT_REPEATED = ("out", "overwrite", "compilation_cache", "sweep")
 
 
 def write(folder: ResultsFolder, config: dict, summary: dict) -> None:
@@ -73,7 +73,7 @@ def write(folder: ResultsFolder, config: dict, summary: dict) -> None:
     Raises:
         UserError: if a file is damaged, or does not fit the others.
     """
-    folder._write(REPORT, render(folder, config, summary).encode())
+    folder.write_report(render(folder, config, summary))
 
 
 def render(folder: ResultsFolder, config: dict, summary: dict) -> str:
@@ -97,6 +97,7 @@ def render(folder: ResultsFolder, config: dict, summary: dict) -> str:
         "mcnemar": summary.get("mcnemar") or [],
         "wrong_labels": summary.get("wrong_labels"),
         "command": command(config),
+        "sweeps": sweep_commands(folder),
         "folder": shlex.quote(str(folder.path)),
         "facts": facts(config),
     }
@@ -223,10 +224,17 @@ def asked_for(part: Mapping[str, Any]) -> str:
 def p_value(p: float) -> str:
     """Return a p-value as it is read.
 
-    >>> [p_value(p) for p in (0.0312, 0.00004, 1.0)]
-    ['0.031', 'below 0.0001', '1']
+    >>> [p_value(p) for p in (0.0312, 0.00004, 1.0, 0.0504)]
+    ['0.031', 'below 0.0001', '1', '0.0504']
     """
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+    if p < 1e-4:
+        return "below 0.0001"
+    return next(text for digits in (2, 3, 4, 17) if _same_side(text := f"{p:.{digits}g}", p))
+
+
+def _same_side(text: str, p: float) -> bool:
+    """Tell whether a rounded p is on the same side of the usual levels as p."""
+    return all((float(text) <= level) == (p <= level) for level in (0.01, 0.05))
 
 
 # The variants
@@ -349,7 +357,7 @@ def hard_digits(folder: ResultsFolder, curves: Sequence[Curve]) -> HardDigits | 
 # How it was made
 
 
-def command(config: Mapping[str, Any]) -> list[str]:
+def command(config: Mapping[str, Any], out: str = "again") -> list[str]:
     """Return the command that repeats a study, a flag with its values an item, quoted for a shell.
 
     Where the data were asked for but not at hand, it names the data that took their place.
@@ -359,8 +367,21 @@ def command(config: Mapping[str, Any]) -> list[str]:
         settings |= {"dataset": config["data"]["name"], "data_dir": None}
     return [
         f"python -m {shlex.quote(config['program'])}",
-        *(_flag(k, v) for k, v in settings.items() if v is not None and k not in NOT_REPEATED),
-        "--out again",
+        *(
+            _flag(k, v)
+            for k, v in settings.items()
+            if k not in NOT_REPEATED and v not in (None, [])
+        ),
+        f"--out {out}",
+    ]
+
+
+def sweep_commands(folder: ResultsFolder) -> list[list[str]]:
+    """Return the commands that repeat the sweeps that a folder keeps, each as `command` does."""
+    kept = sorted((folder.path / SWEEPS).glob(f"[0-9]*/{CONFIG}"))
+    return [
+        command(ResultsFolder(path.parent).read_config(), f"sweep-{path.parent.name}")
+        for path in kept
     ]
 
 

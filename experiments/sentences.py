@@ -27,8 +27,7 @@ def sentence(entry: dict) -> str:
     counted = tally(entry)
     head = entry["verdict"].capitalize() + (f" as a whole ({counted})" if counted else "")
     told = f"{head}: {entry['subject']} {_clauses(claimed, labelled=bool(counted))}"
-    doubts = _doubts([part for part in claimed if part["verdict"] == "undecided"])
-    told += f"{'; undecided' if counted else ','} since {doubts}" if doubts else ""
+    told += "" if counted or entry["verdict"] != "undecided" else _doubts(claimed)
     if beside:
         told += f"; not claimed, so not counted: {_clauses(beside, labelled=False)}"
     return f"{told}{_basis([*claimed, *beside])}."
@@ -61,8 +60,7 @@ def _clauses(parts: Sequence[dict], labelled: bool) -> str:
 def _amounts(parts: Sequence[dict], labelled: bool) -> str:
     told = [part for part in parts if part["estimate"] is not None]
     amounts = [
-        f"{difference(part)} {part['condition']}".rstrip()
-        + (f" ({part['verdict']})" if labelled and part["verdict"] != "supported" else "")
+        f"{difference(part)} {part['condition']}".rstrip() + (_label(part) if labelled else "")
         for part in told
     ]
     untold = [part["condition"] for part in parts if part["estimate"] is None]
@@ -71,14 +69,22 @@ def _amounts(parts: Sequence[dict], labelled: bool) -> str:
     return joined(amounts)
 
 
-def _doubts(parts: Sequence[dict]) -> str:
-    """Return why parts are undecided, each reason once, and what would decide them."""
-    if not parts:
+def _label(part: dict) -> str:
+    """Return a part's verdict where it is not supported, and what would decide it."""
+    if part["verdict"] == "supported":
         return ""
-    doubts = " and ".join(dict.fromkeys(part["reason"] for part in parts))
+    needed = part["seeds_needed"]
+    what = f"; about {needed:,} new {part['n_of']} would decide it" if needed else ""
+    return f" ({part['verdict']}{what})"
+
+
+def _doubts(parts: Sequence[dict]) -> str:
+    """Return why all parts are undecided, where the reason is the same, and what would decide."""
+    reasons = {part["reason"] for part in parts}
     needed = [part["seeds_needed"] for part in parts]
+    doubts = f", since {reasons.pop()}" if len(reasons) == 1 else ""
     if None not in needed:
-        doubts += f", which about {max(needed)} {parts[0]['n_of']} would decide"
+        doubts += f"; about {max(needed):,} new {parts[0]['n_of']} would decide it"
     return doubts
 
 
@@ -94,29 +100,47 @@ def _basis(parts: Sequence[dict]) -> str:
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     n_of = told[0]["n_of"]
     basis.append(f"{number} {n_of.removesuffix('s') if counts == [1] else n_of}")
-    left_out = dict.fromkeys(part["left_out"] for part in told if part["left_out"])
-    basis += [f"left out, as a run diverged: {runs}" for runs in left_out]
+    if any(part["left_out"] for part in told):
+        basis.append("without those of runs that diverged")
     return f" ({', '.join(basis)})"
 
 
 def difference(part: dict) -> str:
     """Return a part's estimate, if it has one, with its interval, in points or percent.
 
+    Where rounding would move an end of the interval onto zero, or onto the margin, all three
+    numbers get another digit: the verdict rests on which side they are.
+
     >>> difference({"unit": "ratio", "estimate": 1.173, "low": 1.161, "high": 1.185})
     '+17.3% [+16.1, +18.5]'
     >>> difference({"unit": "points", "estimate": -0.001, "low": None, "high": None})
     '0.00 points'
+    >>> difference({"unit": "points", "estimate": 0.12, "low": 0.004, "high": 0.236})
+    '+0.120 points [+0.004, +0.236]'
     """
     ratio = part["unit"] == "ratio"
-    words = signed(part["estimate"], part["unit"]) + ("%" if ratio else " points")
-    if part["low"] is None:
-        return words
-    return f"{words} [{signed(part['low'], part['unit'])}, {signed(part['high'], part['unit'])}]"
+    values, digits = [part[name] for name in ("estimate", "low", "high")], 2
+    if ratio:
+        values, digits = [None if v is None else 100 * (v - 1) for v in values], 1
+    margin = part.get("margin", 0.0) * (100 if ratio else 1)
+    ends = [value for value in values[1:] if value is not None]
+    digits += any(_hides(end, mark, digits) for end in ends for mark in (-margin, 0.0, margin))
+    estimate, *others = ("" if v is None else _signed(v, digits) for v in values)
+    words = estimate + ("%" if ratio else " points")
+    return words if part["low"] is None else f"{words} [{', '.join(others)}]"
+
+
+def _hides(value: float, mark: float, digits: int) -> bool:
+    """Tell whether a number that is not a mark looks like it when rounded."""
+    return value != mark and round(value, digits) == round(mark, digits)
 
 
 def signed(value: float, unit: str) -> str:
     """Return a number with its sign: of a ratio the percent more, with one decimal; else two."""
-    digits, value = (1, 100 * (value - 1)) if unit == "ratio" else (2, value)
+    return _signed(100 * (value - 1), 1) if unit == "ratio" else _signed(value, 2)
+
+
+def _signed(value: float, digits: int) -> str:
     value = round(value, digits)
     return f"{value:+.{digits}f}" if value else f"{0:.{digits}f}"
 

@@ -118,7 +118,7 @@ def test_every_conclusion_has_its_claim_verdict_sentence_parts_and_mechanism(stu
 
 def test_undecided_parts_say_how_many_seeds_would_decide_or_that_none_will(study):
     text = read(*study).text
-    assert "About 34 repeats in all would decide it." in text
+    assert "A new run of about 34 repeats would decide it." in text
     assert "More than 1,000 seeds would be needed" in text
 
 

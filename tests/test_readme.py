@@ -66,6 +66,37 @@ def test_the_table_of_speed_is_that_of_the_kept_benchmark():
         assert line in README.splitlines()
 
 
+def cell(interval, by, unit):
+    """Mean ± half of its interval, which is symmetric about it."""
+    half = (interval["high"] - interval["low"]) / 2
+    return f"{by * interval['estimate']:.2f} ± {by * half:.2f}{unit}"
+
+
+def test_the_results_are_those_of_the_kept_study():
+    kept = ROOT / "docs" / "results"
+    config = json.loads((kept / "config.json").read_text(encoding="utf-8"))
+    assert config["data"]["sizes"] == {"train": 50_000, "validation": 10_000, "test": 10_000}
+    assert config["settings"]["seeds"] >= 10
+    assert config["settings"]["epochs"] == 10
+    found = json.loads((kept / "summary.json").read_text(encoding="utf-8"))["variants"]
+    assert list(found) == list(VARIANTS)
+    for variant, numbers in found.items():
+        cells = (
+            cell(numbers["total_seconds"], 1, " s"),
+            cell(numbers["first_epoch_accuracy"], 100, "%"),
+            cell(numbers["last_accuracy"], 100, "%"),
+        )
+        rows = [text for text in README.splitlines() if text.startswith(f"| `{variant}` | ")]
+        assert any(row.endswith(f" | {' | '.join(cells)} |") for row in rows), cells
+
+
+def test_the_answers_are_those_of_the_kept_study():
+    summary = (ROOT / "docs" / "results" / "summary.json").read_text(encoding="utf-8")
+    text = " ".join(README.split())
+    for verdict in json.loads(summary)["verdicts"]:
+        assert f"{verdict['number']}. *{verdict['claim']}* {verdict['sentence']}" in text
+
+
 def test_every_file_and_variant_that_it_names_exists():
     layout = README[README.index("## Where to find what") : README.index("## Differences")]
     folder = None

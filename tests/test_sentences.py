@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.sentences import ORDER, sentence, tally
+from experiments.sentences import ORDER, difference, sentence, tally
 
 
 def part(verdict="supported", **changes):
@@ -49,9 +49,8 @@ def test_parts_with_different_verdicts_are_counted_and_labelled():
         " at the last epoch by +0.96 points [+0.85, +1.07] without dropout and"
         " -0.50 points [-0.60, -0.40] with dropout (contradicted);"
         " at the first epoch by +0.02 points [-0.05, +0.08] without dropout"
-        " (no practical difference) and +0.30 points [-0.20, +0.80] with both (undecided);"
-        " undecided since the interval holds zero, which about 40 seeds would decide"
-        " (95% intervals, 10 seeds)."
+        " (no practical difference) and +0.30 points [-0.20, +0.80] with both"
+        " (undecided; about 40 new seeds would decide it) (95% intervals, 10 seeds)."
     )
 
 
@@ -122,8 +121,31 @@ def test_what_nobody_measured_is_an_unknown_amount():
     )
 
 
+def test_where_all_is_undecided_for_one_reason_it_is_told_once_with_what_would_decide():
+    parts = (part("undecided", seeds_needed=n, low=-0.1, condition=f"at {n}") for n in (17, 1234))
+    assert sentence(entry("undecided", *parts)) == (
+        "Undecided: it changes accuracy at the last epoch by +0.96 points [-0.10, +1.07] at 17 and"
+        " +0.96 points [-0.10, +1.07] at 1234, since the interval holds zero; about 1,234 new seeds"
+        " would decide it (95% intervals, 10 seeds)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"low": 0.004}, "+0.960 points [+0.004, +1.070]"),
+        ({"low": -0.0996, "high": 0.02, "margin": 0.1}, "+0.960 points [-0.100, +0.020]"),
+        ({"low": -0.0951, "high": 0.02, "margin": 0.1}, "+0.960 points [-0.095, +0.020]"),
+        ({"low": 0.0, "high": 0.1, "margin": 0.1}, "+0.96 points [0.00, +0.10]"),
+        ({"unit": "ratio", "estimate": 1.1, "low": 1.0203, "high": 1.2, "margin": 0.02}, "+10.00%"),
+    ],
+)
+def test_rounding_does_not_move_an_end_onto_zero_or_the_margin(changes, words):
+    assert difference(part(**changes)).startswith(words)
+
+
 def test_different_numbers_of_seeds_and_runs_left_out_are_told():
     short = part(n=9, left_out="LeNet seed 3 in epoch 1")
     assert sentence(entry("supported", part(), short)).endswith(
-        "(95% intervals, 9 to 10 seeds, left out, as a run diverged: LeNet seed 3 in epoch 1)."
+        "(95% intervals, 9 to 10 seeds, without those of runs that diverged)."
     )
