@@ -31,18 +31,28 @@ def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
 def _check(path: Path, config: dict) -> None:
     try:
         own, its = _comparable(config), _comparable(read(path).config)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"--sweep: expected {path} and the study to say how they ran") from None
     for name in own:
-        if own[name] != its[name]:
+        if own[name] == its[name]:
+            continue
+        if name == "files":  # a dozen digests would say no more
             raise UserError(
-                f"--sweep: expected a sweep with the study's {name}, {own[name]}, but"
-                f" {path} has {its[name]}"
+                f"--sweep: expected a sweep of the study's data, but the files of {path} have other"
+                " contents (SHA-256 in config.json)"
             )
+        raise UserError(
+            f"--sweep: expected a sweep with the study's {name}, {own[name]}, but"
+            f" {path} has {its[name]}"
+        )
 
 
 def _comparable(config: dict) -> dict:
+    """Return what a study and a sweep must have in common, by its name in words."""
     settings, data = config["settings"], config["data"]
     same = {name.replace("_", " "): settings[name] for name in SAME_SETTINGS}
+    # PyTorch's study has no such setting: it trains in full float32.
+    same["precision"] = settings.get("precision", "highest")
     sizes = {f"{part} images": data["sizes"][part] for part in ("train", "test")}
-    return {"data set": data["name"], **sizes, **same}
+    files = {name: file["sha256"] for name, file in sorted(data["files"].items())}
+    return {"data set": data["name"], "kind of data": data["kind"], **sizes, "files": files, **same}

@@ -96,13 +96,17 @@ def _text(
     held = f"The test set holds {found} of the {len(SHA256)} among its {images:,} images."
     if not moves:
         return f"{held} No verdict rests on single images, so none was made again without them."
+    one = len(moves) == 1
     again = (
-        f"{len(moves)} comparisons rest on which images were right after the last epoch and were"
-        f" made again without them: no estimate moves by more than {max(moves):.3f} points."
+        f"{len(moves)} comparison{'' if one else 's'} {'rests' if one else 'rest'} on which images"
+        f" were right after the last epoch and {'was' if one else 'were'} made again without them:"
+        f" {'its' if one else 'no'} estimate moves by"
+        f" {'' if one else 'no more than '}{max(moves):.3f} points."
     )
     told = [f"{name}: {new} instead of {old}" for name, (old, new) in changed.items()]
     answer = f"Conclusion {'; '.join(told)}." if told else "All verdicts stay as they are."
     return (
-        f"{held} {again} {answer} First-epoch accuracies are kept as one number a run and include"
-        " them."
+        f"{held} {again} {answer} First-epoch accuracies are kept as one number a run and still"
+        " hold them, and so do the gains from first to last epoch, the differences of first and"
+        " last epoch, and whatever comes from a sweep."
     )

@@ -4,7 +4,6 @@ Each function returns summary.json's ``mechanism``: a title, the finding in word
 a folder lacks for a check is what the words then say.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -17,8 +16,11 @@ from flax import linen as nn
 from experiments.evidence import Evidence, LackingError, log_time_ratios, paired
 from experiments.questions import BOTH, DROP, DROPOUT_PAIRS, NORM, PLAIN
 from experiments.sentences import joined, signed
-from experiments.sweep_questions import learning_rate_pair
+from experiments.sweep_questions import BY_OTHERS, learning_rate_pair
+from experiments.sweep_results import RateCurve
+from jax_lenet.decisions import Rules
 from jax_lenet.models import CLASSES, IMAGE_SHAPE, VARIANTS
+from jax_lenet.statistics import Interval, exponential, paired_interval
 
 SWEEP_COMMAND = (
     "python -m experiments.sweep --learning-rates 0.003 0.01 0.03 0.1 0.3"
@@ -26,33 +28,53 @@ SWEEP_COMMAND = (
 )
 
 
-def where_time_goes(evidence: Evidence) -> dict:
+def where_time_goes(evidence: Evidence, rules: Rules) -> dict:
     """Conclusion 1: the same ratios for training and for testing, which were timed apart.
 
-    In testing dropout does nothing, and batch norm is a fixed scale and shift: what either costs
-    beyond that must show in training.
+    In testing dropout does nothing, and batch norm is a fixed scale and shift. Whether either costs
+    time there, by more than the margin, is what the intervals say.
     """
     title = "What training costs, and what testing costs"
-    phases = {"training": lambda seconds: seconds[0], "testing": lambda seconds: seconds[1]}
-    added = {"batch norm": NORM, "dropout": DROP, "both": BOTH}
-    numbers: dict[str, dict[str, float]] = {}
-    for phase, pick in phases.items():
-        for name, variant in added.items():
+    numbers: dict[str, dict[str, dict]] = {}
+    for number, phase in enumerate(("training", "testing")):
+        for name, variant in (("batch norm", NORM), ("dropout", DROP), ("both", BOTH)):
             try:
-                ratios = log_time_ratios(evidence, (variant, PLAIN), pick)
+                ratios = log_time_ratios(evidence, (variant, PLAIN), lambda s, k=number: s[k])
             except LackingError as lacking:
                 return _lacks(title, lacking)
-            numbers.setdefault(phase, {})[name] = float(np.exp(ratios.mean()))
+            interval = paired_interval(ratios, rules.level, resamples=rules.resamples)
+            numbers.setdefault(phase, {})[name] = _ratio(interval, rules)
     told = [
-        f"{phase} takes "
-        + joined([f"{ratio:.2f} times as long with {n}" for n, ratio in own.items()])
+        f"{phase} takes " + joined([f"{_times(ratio)} with {n}" for n, ratio in own.items()])
         for phase, own in numbers.items()
     ]
+    places: dict[str, list[str]] = {}
+    for name, ratio in numbers["testing"].items():
+        places.setdefault(ratio["place"], []).append(name)
     text = (
-        f"Timed apart and beside the plain model, {told[0]}; {told[1]}. In testing dropout does"
-        " nothing and batch norm is a fixed scale and shift."
+        f"Timed apart and beside the plain model, {told[0]}; {told[1]}"
+        f" ({100 * rules.level:g}% intervals). In testing dropout does nothing and batch norm is a"
+        f" fixed scale and shift; that time differs by {100 * rules.time_margin:g}% at most is"
+        f" {joined([f'{place} with {joined(names)}' for place, names in places.items()])}."
     )
     return {"title": title, "text": text, "numbers": numbers}
+
+
+def _ratio(interval: Interval, rules: Rules) -> dict:
+    """Return a ratio's interval from its logarithm's, and its place beside the margin."""
+    margin, place = rules.log_time_margin, "open"
+    if interval.low is not None and interval.high is not None:
+        if max(-interval.low, interval.high) < margin:
+            place = "shown"
+        elif interval.low > margin or interval.high < -margin:
+            place = "refuted"
+    ends = {end: getattr(exponential(interval), end) for end in ("estimate", "low", "high")}
+    return ends | {"place": place}
+
+
+def _times(ratio: dict) -> str:
+    words = f"{ratio['estimate']:.3f} times as long"
+    return words if ratio["low"] is None else f"{words} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
 def gain_by_learning_rate(evidence: Evidence) -> dict:
@@ -71,17 +93,17 @@ def gain_by_learning_rate(evidence: Evidence) -> dict:
         return {"title": title, "text": text, "numbers": {}}
     by_rate = {rate: 100 * gain for rate, gain in pair.gain_by_rate.items()}
     base = pair.plain.candidates.baseline
-    best = {"with batch norm": pair.treated.chosen_rate, "without": pair.plain.chosen_rate}
+    curves = {"with batch norm": pair.treated, "without batch norm": pair.plain}
+    best = {name: curve.chosen_rate for name, curve in curves.items()}
     gain = 100 * float(pair.gain_at_best.mean())
     rates = joined([f"{_points(by_rate[rate])} at {rate:g}" for rate in by_rate])
-    at_end = [name for name, c in zip(best, pair, strict=True) if c.at_end]
+    beyond = [_at_end(name, curve) for name, curve in curves.items() if curve.at_end]
     text = (
         f"Over {len(pair.plain.seeds)} seeds batch norm changes last-epoch test accuracy by"
         f" {_points(by_rate[base])} at the report's learning rate {base:g}, and by {_points(gain)}"
-        f" with each model at the rate that its validation accuracy chooses"
-        f" ({best['with batch norm']:g} with batch norm, {best['without']:g} without"
-        f"{'; the last one tried ' + joined(at_end) if at_end else ''})."
-        f" By rate: {rates}."
+        f" with each model at the rate that validation accuracy chooses"
+        f" ({joined([f'{rate:g} {name}' for name, rate in best.items()])}; measured with rates"
+        f" chosen {BY_OTHERS}). {''.join(beyond)}By rate: {rates}."
     )
     numbers = {
         "report_rate": base,
@@ -91,6 +113,11 @@ def gain_by_learning_rate(evidence: Evidence) -> dict:
         "gain_by_rate": {f"{rate:g}": value for rate, value in by_rate.items()},
     }
     return {"title": title, "text": text, "numbers": numbers}
+
+
+def _at_end(name: str, curve: RateCurve) -> str:
+    end = "lowest" if curve.chosen == 0 else "highest"
+    return f"{name.capitalize()} the {end} rate tried was chosen; one beyond may be better. "
 
 
 def floor_of_loss(rate: float, classes: int = CLASSES) -> float:
@@ -116,20 +143,31 @@ def floor_of_loss(rate: float, classes: int = CLASSES) -> float:
 
 
 def loss_floor(evidence: Evidence) -> dict:
-    """Conclusion 3: drop7 puts a floor under the training loss; the measured loss beside it."""
+    """Conclusion 3: drop7 puts a floor under the training loss; is the measured loss above it?"""
     title = "The floor that drop7 puts under the training loss"
     rate = float(VARIANTS[DROP].dropout[1])
     floor = floor_of_loss(rate)
     losses = {name: loss for name in VARIANTS if (loss := _last_loss(evidence, name)) is not None}
-    with_drop7 = {name: loss for name, loss in losses.items() if VARIANTS[name].dropout[1]}
-    without = {name: loss for name, loss in losses.items() if not any(VARIANTS[name].dropout)}
+    above = {name: loss - floor for name, loss in losses.items() if VARIANTS[name].dropout[1]}
+    with_drop7 = [f"{losses[name]:.3f} ({name}), {_beside(by)}" for name, by in above.items()]
+    without = [
+        f"{loss:.3f} ({name})" for name, loss in losses.items() if not any(VARIANTS[name].dropout)
+    ]
     text = (
         f"In {100 * rate:g}% of all draws drop7 sets the true class's logit to zero, level with"
         f" every other that it drops: no weights bring the expected training loss below"
-        f" {floor:.3f}. Measured in the last epoch: {_losses(with_drop7)} with drop7,"
-        f" {_losses(without)} without dropout."
+        f" {floor:.3f}. Measured in the last epoch with drop7:"
+        f" {'; '.join(with_drop7) or 'nothing'}."
+        f" Without dropout: {joined(without) or 'nothing'}."
     )
-    return {"title": title, "text": text, "numbers": {"floor": floor, "rate": rate, **losses}}
+    numbers = {"floor": floor, "rate": rate, **losses, "above_floor": above}
+    return {"title": title, "text": text, "numbers": numbers}
+
+
+def _beside(above: float) -> str:
+    if above < 0:
+        return f"BELOW the floor by {-above:.3f}: something is wrong"
+    return f"above the floor by {above:.3f}"
 
 
 def _last_loss(evidence: Evidence, variant: str) -> float | None:
@@ -138,10 +176,6 @@ def _last_loss(evidence: Evidence, variant: str) -> float | None:
     losses = evidence.runs[variant].train_loss[:, -1]
     finite = losses[np.isfinite(losses)]
     return float(finite.mean()) if len(finite) else None
-
-
-def _losses(losses: dict[str, float]) -> str:
-    return joined([f"{loss:.3f} ({name})" for name, loss in losses.items()]) or "nothing"
 
 
 class Reach(NamedTuple):
@@ -224,10 +258,12 @@ def order_of_layers(evidence: Evidence) -> dict:
 def made_of(evidence: Evidence) -> dict:
     """Conclusion 5: what the difference in gain is made of, and in how many epochs dropout leads.
 
-    The gain from first to last epoch is larger by as much as the start is lower, plus what is
-    gained or lost at the end. A model that learns faster overtakes.
+    The difference in gain from first to last epoch is that at the end less that at the start. A
+    model that learns faster overtakes.
     """
-    title = "What the faster learning is made of"
+    title = "What the difference in gain is made of"
+    if evidence.epochs < 2:
+        return _lacks(title, LackingError("one epoch is the first and the last"))
     told, numbers = [], {}
     for condition, pair in DROPOUT_PAIRS.items():
         try:
@@ -235,17 +271,17 @@ def made_of(evidence: Evidence) -> dict:
         except LackingError as lacking:
             return _lacks(title, lacking)
         course = 100 * courses.mean(0)
-        lower, last, ahead = -float(course[0]), float(course[-1]), int((course > 0).sum())
+        start, last, ahead = -float(course[0]), float(course[-1]), int((course > 0).sum())
         numbers[condition] = {
-            "lower_start": lower,
+            "from_start": start,
             "last": last,
-            "gain": last + lower,
+            "gain": last + start,
             "epochs_ahead": ahead,
             "epochs": len(course),
         }
         told.append(
-            f"{condition} the difference in gain, {_points(last + lower)}, is {_points(lower)} from"
-            f" a lower start and {_points(last)} at the end, and dropout is ahead after {ahead} of"
+            f"{condition} the difference in gain, {_points(last + start)}, is {_points(start)} from"
+            f" the start and {_points(last)} at the end, and dropout is ahead in {ahead} of the"
             f" {len(course)} epochs"
         )
     text = f"{'; '.join(told)}."
@@ -260,11 +296,12 @@ def _lacks(title: str, lacking: LackingError) -> dict:
     return {"title": title, "text": f"Not computed: {lacking}.", "numbers": {}}
 
 
-#: One for each of the five conclusions, in order.
-MECHANISMS: tuple[Callable[[Evidence], dict], ...] = (
-    where_time_goes,
-    gain_by_learning_rate,
-    loss_floor,
-    order_of_layers,
-    made_of,
-)
+def of_all(evidence: Evidence, rules: Rules) -> tuple[dict, ...]:
+    """Return the five conclusions' mechanisms, in order."""
+    return (
+        where_time_goes(evidence, rules),
+        gain_by_learning_rate(evidence),
+        loss_floor(evidence),
+        order_of_layers(evidence),
+        made_of(evidence),
+    )

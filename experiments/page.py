@@ -53,6 +53,7 @@ RULES = {
     " meaning",
     "time_margin": "margin of time, as a fraction",
     "least_seeds": "seeds below which nothing is decided",
+    "most_left_out": "share of seeds left out for divergence above which nothing is decided",
     "power": "chance of a verdict that the number of seeds needed asks for",
     "most_seeds": "seeds beyond which no number is named",
     "resamples": "random draws of a bootstrap or a test",
@@ -215,10 +216,10 @@ def asked_for(part: Mapping[str, Any]) -> str:
     """Return which sign a question asks of a difference.
 
     >>> asked_for({"direction": "greater", "at_least": True})
-    'no less'
+    'less by no more than the margin'
     """
     more, less = ("more", "less") if part["direction"] == "greater" else ("less", "more")
-    return f"no {less}" if part["at_least"] else more
+    return f"{less} by no more than the margin" if part["at_least"] else more
 
 
 def p_value(p: float) -> str:

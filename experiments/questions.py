@@ -11,6 +11,7 @@ from experiments.evidence import (
     Evidence,
     LackingError,
     Measure,
+    Paired,
     in_words,
     log_time_ratios,
     paired,
@@ -22,6 +23,7 @@ from jax_lenet.decisions import (
     Verdict,
     compare,
     compare_accuracy,
+    compare_chosen,
     decide_all,
 )
 from jax_lenet.statistics import exponential
@@ -69,10 +71,9 @@ class Question:
         condition: what follows the number there; empty where the clause says all.
         compared: the two sides, as a rule variants.
         measure: what is compared.
-        claim: what the report says; of logarithms where ``unit`` is "ratio".
+        claim: what is put to the test; of logarithms where ``unit`` is "ratio".
         data: what the folder says.
         unit: "points" for accuracy, "ratio" for time.
-        at_least: whether the claim is to be no worse, so that no practical difference bears it out.
     """
 
     name: str
@@ -84,7 +85,6 @@ class Question:
     claim: Claim
     data: Data
     unit: Literal["points", "ratio"] = "points"
-    at_least: bool = False
 
     @property
     def comparison(self) -> Comparison | None:
@@ -97,23 +97,32 @@ def accuracy_data(evidence: Evidence, pair: Pair, measure: Measure, rules: Rules
 
     Seeds and images are both random where a measure is kept by image. Where it could be and the
     files are not there, the numbers are shown and decide nothing: an interval that takes the test
-    images for granted is too narrow.
+    images for granted is too narrow. Nor do they where too many seeds are lost to divergence.
     """
     try:
         if measure.two_epochs and evidence.epochs < 2:
             raise LackingError("one epoch is the first and the last")
-        if measure.of_image is not None and evidence.has_images(pair):
-            found = paired(evidence, pair, measure.of_image)
-            comparison = compare_accuracy(found.differences, rules)
-            return Data(comparison, by_image=True, left_out=in_words(found.left_out))
-        found = paired(evidence, pair, measure.of_seed)
+        by_image = measure.of_image if evidence.has_images(pair) else None
+        found = paired(evidence, pair, by_image or measure.of_seed)
     except LackingError as lacking:
         return Data(None, str(lacking))
+    no_images = NO_IMAGES if measure.of_image and not by_image else None
     return Data(
-        compare(found.differences, rules),
-        lacking=NO_IMAGES if measure.of_image else None,
+        (compare_accuracy if by_image else compare)(found.differences, rules),
+        lacking=no_images or _too_many_lost(found, rules),
         note=f"over the seeds alone: {measure.why_not}" if measure.why_not else "",
+        by_image=by_image is not None,
         left_out=in_words(found.left_out),
+    )
+
+
+def _too_many_lost(found: Paired, rules: Rules) -> str | None:
+    lost = len({run.seed for run in found.left_out})
+    seeds = lost + len(found.seeds)
+    if lost <= rules.most_left_out * seeds:
+        return None
+    return (
+        f"{lost} of {seeds} seeds are lost to runs that diverged, and the others are no fair sample"
     )
 
 
@@ -126,7 +135,7 @@ class Asked(NamedTuple):
         clause: as in `Question`.
         measure: what is compared.
         direction: claimed.
-        at_least: as in `Question`.
+        at_least: as in `Claim`.
     """
 
     name: str
@@ -146,9 +155,8 @@ class Asked(NamedTuple):
                 condition,
                 pair,
                 self.measure.name,
-                Claim(self.direction, rules.accuracy_margin),
+                Claim(self.direction, rules.accuracy_margin, self.at_least),
                 accuracy_data(evidence, pair, self.measure, rules),
-                at_least=self.at_least,
             )
 
 
@@ -161,24 +169,26 @@ def time_data(evidence: Evidence, pair: Pair, rules: Rules) -> Data:
     return Data(compare(ratios, rules, unit="repeats"), note="of the ratio's logarithm")
 
 
-def sweep_data(differences: np.ndarray, rules: Rules) -> Data:
-    """Return what a sweep says, from differences by seed, ``[n]``."""
-    note = "over the seeds alone: a sweep keeps no predictions"
-    return Data(compare(differences, rules), note=note)
+def sweep_data(differences: np.ndarray, rules: Rules, *, chosen: bool) -> Data:
+    """Return what a sweep says.
+
+    Args:
+        differences: by seed, ``[n]``.
+        rules: of comparing.
+        chosen: whether the rates were chosen, for each seed by the others.
+    """
+    note = "over the seeds alone: a sweep keeps no predictions by image"
+    if not chosen:
+        return Data(compare(differences, rules), note=note)
+    note += "; each seed's rate chosen by the other seeds' validation accuracy"
+    return Data(compare_chosen(differences, rules), note=note)
 
 
 def decide_questions(questions: Sequence[Question], rules: Rules) -> list[Verdict | None]:
     """Decide a family of questions, in order; None for those that lack data, which do not count."""
     asked = [(q.comparison, q.claim) for q in questions if q.comparison is not None]
     verdicts = iter(decide_all(asked, rules) if asked else [])
-    return [None if q.comparison is None else _borne_out(q, next(verdicts)) for q in questions]
-
-
-def _borne_out(question: Question, verdict: Verdict) -> Verdict:
-    if question.at_least and verdict.answer == "no practical difference":
-        reason = f"{verdict.reason}, and no more is claimed than to be at least equal"
-        return verdict._replace(answer="supported", reason=reason)
-    return verdict
+    return [None if q.comparison is None else next(verdicts) for q in questions]
 
 
 #: Part of a conclusion's verdict; beside it, in the same family of tests; evidence from elsewhere.
@@ -212,7 +222,7 @@ def as_json(question: Question, verdict: Verdict | None, family: int, role: Role
         "family": family,
         "margin": _margin(question),
         "direction": question.claim.direction,
-        "at_least": question.at_least,
+        "at_least": question.claim.at_least,
         "seeds_needed": verdict.seeds_needed if verdict else None,
         "by_image": data.by_image,
         "left_out": data.left_out,

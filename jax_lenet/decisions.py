@@ -6,12 +6,17 @@ corrected for all the claims that are decided together.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy
 
+from jax_lenet.leave_one_out import (
+    leave_one_out_interval,
+    leave_one_out_test,
+    variance_factor,
+)
+from jax_lenet.power import power_of_equivalence, power_of_t_test, projected
 from jax_lenet.statistics import (
     RESAMPLES,
     Interval,
@@ -33,7 +38,7 @@ Answer = Literal["supported", "contradicted", "no practical difference", "undeci
 
 @dataclass(frozen=True)
 class Rules:
-    """When a difference counts. Written before any result was looked at.
+    """When a difference counts.
 
     Attributes:
         level: of confidence of every interval.
@@ -41,6 +46,8 @@ class Rules:
         accuracy_margin: a smaller difference of accuracy, as a fraction, has no practical meaning.
         time_margin: the same of a ratio of times: 0.02 is 2% more.
         least_seeds: fewer decide nothing; from here on the intervals were seen to cover.
+        most_left_out: where a larger share of the seeds is lost, as runs diverged, nothing is
+            decided: those that are left are no fair sample.
         power: chance of a verdict that `seeds_needed` asks for.
         most_seeds: `seeds_needed` looks no further.
         resamples: of bootstraps and of sign flips that are drawn.
@@ -51,13 +58,14 @@ class Rules:
     accuracy_margin: float = 0.001
     time_margin: float = 0.02
     least_seeds: int = 8
+    most_left_out: float = 0.1
     power: float = 0.8
     most_seeds: int = 1_000
     resamples: int = RESAMPLES
 
     def __post_init__(self) -> None:
         """Raise ValueError where a rule makes no sense."""
-        for name in ("level", "alpha", "power"):
+        for name in ("level", "alpha", "power", "most_left_out"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected between 0 and 1, got {getattr(self, name)}")
         for name in ("accuracy_margin", "time_margin"):
@@ -82,15 +90,18 @@ class Rules:
 
 @dataclass(frozen=True)
 class Claim:
-    """That a difference has a sign.
+    """That a difference has a sign, or is at least not beyond the margin on the other side.
 
     Attributes:
         direction: "greater" or "less" than zero.
         margin: a difference within ±margin has no practical meaning; in the difference's unit.
+        at_least: whether no more is claimed than non-inferiority: with "greater", that the
+            difference is above -margin; with "less", that it is below the margin.
     """
 
     direction: Literal["greater", "less"]
     margin: float
+    at_least: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for another direction."""
@@ -108,6 +119,7 @@ class Comparison:
         tests: of a mean of zero, two-sided; all of them have to find it.
         image_variance: of the mean, from the test images; more seeds do not reduce it.
         unit: what was repeated, in the plural.
+        variance_factor: by how much the mean's variance from the seeds is larger than theirs / n.
     """
 
     differences: np.ndarray
@@ -115,6 +127,14 @@ class Comparison:
     tests: tuple[PValue, ...]
     image_variance: float = 0.0
     unit: str = "seeds"
+    variance_factor: float = 1.0
+
+    @property
+    def mirrored(self) -> "Comparison":
+        """The same of the differences with the other sign."""
+        low, high = (None if end is None else -end for end in self.interval[1:3])
+        interval = self.interval._replace(estimate=-self.interval.estimate, low=high, high=low)
+        return replace(self, differences=-self.differences, interval=interval)
 
     @property
     def p(self) -> float:
@@ -171,6 +191,22 @@ def compare_accuracy(differences: np.ndarray, rules: Rules = Rules()) -> Compari
     return Comparison(means, interval, tests, two_way(differences).image_variance)
 
 
+def compare_chosen(gains: np.ndarray, rules: Rules = Rules()) -> Comparison:
+    """Return the evidence in gains of what the other seeds chose (`jax_lenet.leave_one_out`).
+
+    Args:
+        gains: finite, ``[n]``, one a seed.
+        rules: level and resamples are used.
+    """
+    interval = leave_one_out_interval(gains, rules.level)
+    flips = sign_flip_test(gains, resamples=rules.resamples)
+    n = len(gains)
+    if n < 2:
+        return Comparison(gains, interval, (flips,))
+    tests = (flips, leave_one_out_test(gains))
+    return Comparison(gains, interval, tests, variance_factor=variance_factor(n))
+
+
 def decide_all(pairs: Sequence[tuple[Comparison, Claim]], rules: Rules = Rules()) -> list[Verdict]:
     """Decide a family of claims, their tests corrected together by Holm's method.
 
@@ -205,6 +241,10 @@ def decide(
       contradicted where it has the other sign;
     - undecided otherwise.
 
+    A claim of "at least" is decided by where the interval lies beside the margin on the other side:
+    supported where it reaches nowhere beyond it, contradicted where it lies beyond it and the
+    corrected test finds a difference, each if sign flips about that margin agree at alpha.
+
     Args:
         comparison: the data.
         claim: what is claimed.
@@ -223,6 +263,8 @@ def _answer(
     interval, unit = comparison.interval, comparison.unit
     if interval.low is None or interval.high is None or interval.n < rules.least_seeds:
         return "undecided", _too_few(interval.n, unit, f"at least {rules.least_seeds} are needed")
+    if claim.at_least:
+        return _at_least(comparison, claim, adjusted_p, rules)
     if -claim.margin < interval.low and interval.high < claim.margin:
         if _equivalence_p(comparison, claim.margin, rules) <= rules.alpha:
             return "no practical difference", "the interval lies within the margin"
@@ -246,10 +288,33 @@ def _too_few(n: int, unit: str, why: str) -> str:
     return f"{n} {unit if n != 1 else unit.removesuffix('s')} cannot decide: {why}"
 
 
+def _at_least(
+    comparison: Comparison, claim: Claim, adjusted_p: float, rules: Rules
+) -> tuple[Answer, str]:
+    greater = comparison if claim.direction == "greater" else comparison.mirrored
+    low, high = greater.interval.low, greater.interval.high
+    assert low is not None  # `_answer` has seen to it
+    assert high is not None
+    margin = "the margin on the side that is not claimed"
+    if low > -claim.margin:
+        if _p_above(greater.differences + claim.margin, rules) <= rules.alpha:
+            return "supported", f"the interval reaches nowhere beyond {margin}"
+        return "undecided", f"the interval does not reach {margin}, but the test does not agree"
+    if high >= -claim.margin:
+        return "undecided", f"the interval holds {margin}"
+    below = _p_above(-claim.margin - greater.differences, rules)
+    if max(below, adjusted_p) <= rules.alpha:
+        return "contradicted", f"the interval lies beyond {margin}, and the corrected test agrees"
+    return "undecided", f"the interval lies beyond {margin}, but the tests do not agree"
+
+
 def _equivalence_p(comparison: Comparison, margin: float, rules: Rules) -> float:
-    above = sign_flip_test(comparison.differences + margin, "greater", resamples=rules.resamples)
-    below = sign_flip_test(comparison.differences - margin, "less", resamples=rules.resamples)
-    return max(above.p, below.p)
+    above = _p_above(comparison.differences + margin, rules)
+    return max(above, _p_above(margin - comparison.differences, rules))
+
+
+def _p_above(differences: np.ndarray, rules: Rules) -> float:
+    return sign_flip_test(differences, "greater", resamples=rules.resamples).p
 
 
 def seeds_needed(
@@ -257,10 +322,11 @@ def seeds_needed(
 ) -> int | None:
     """Estimate how many seeds in all would decide a claim that is undecided.
 
-    The least number at which either a t test at level alpha / family finds a difference as large as
-    the one measured with `Rules.power`, by the noncentral t distribution, or the interval about
-    that difference has shrunk inside the margin. As uncertain as the difference itself: it says
-    tens or hundreds, not 37 rather than 41.
+    The least number with which the difference measured, taken for the truth, has a verdict with
+    `Rules.power`: either a t test at level alpha / family finds it, or the interval about it lies
+    within the margin; of a claim of "at least", the interval leaves out the margin. By the
+    noncentral t distribution. As uncertain as the difference itself: it says tens or hundreds, not
+    37 rather than 41.
 
     Returns:
         The number, seeds at hand included; None where it is beyond `Rules.most_seeds`, as where
@@ -270,36 +336,16 @@ def seeds_needed(
     if len(measured) < 2:
         return None
     n = np.arange(max(len(measured) + 1, rules.least_seeds), rules.most_seeds + 1)
-    power = power_of_t_test(comparison, n, rules.alpha / family)
-    found = (power >= rules.power) & (n >= rules.least_seeds_for(_PATTERNS * family))
-    error, freedom = _projected(comparison, n)
-    half = scipy.stats.t.isf((1 - rules.level) / 2, freedom) * error
-    within = half + abs(measured.mean()) < claim.margin
-    enough = found | within
+    variance = comparison.variance_factor * measured.var(ddof=1)
+    error, freedom = projected(variance, comparison.image_variance, n)
+    mean, tail = float(measured.mean()), 1 - rules.level
+    found = power_of_t_test(mean, error, freedom, rules.alpha / family) >= rules.power
+    found &= n >= rules.least_seeds_for(_PATTERNS * family)
+    if claim.at_least:
+        inside = claim.margin + (mean if claim.direction == "greater" else -mean)
+        enough = power_of_t_test(inside, error, freedom, tail) >= rules.power
+        enough &= found if inside < 0 else True  # beyond the margin, a difference is found too
+    else:
+        within = power_of_equivalence(mean, claim.margin, error, freedom, tail)
+        enough = found | (within >= rules.power)
     return int(n[np.argmax(enough)]) if enough.any() else None
-
-
-def power_of_t_test(comparison: Comparison, seeds: np.ndarray, alpha: float) -> np.ndarray:
-    """Return the chance that a two-sided t test finds the measured difference, sign included.
-
-    Args:
-        comparison: its mean and scatter are taken for the truth; at least two seeds.
-        seeds: numbers of seeds, ``[k]``, each at least 2.
-        alpha: level of the test.
-
-    Returns:
-        float64 ``[k]``.
-    """
-    error, freedom = _projected(comparison, seeds)
-    # Where seeds hardly scatter: the power is 1 long before, and nct returns NaN long after.
-    effect = np.minimum(abs(comparison.differences.mean()) / error, 1e4)
-    return scipy.stats.nct.sf(scipy.stats.t.isf(alpha / 2, freedom), freedom, effect)
-
-
-def _projected(comparison: Comparison, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean's standard error and degrees of freedom with other numbers of seeds."""
-    # Where all seeds agree, a scatter far below any difference keeps the ratios finite.
-    variance = max(comparison.differences.var(ddof=1), 1e-24) / seeds
-    total = variance + comparison.image_variance
-    freedom = np.minimum((seeds - 1) * (total / variance) ** 2, 1e6)
-    return np.sqrt(total), freedom

@@ -1,14 +1,18 @@
-"""Results folders of studies whose truth is known, written as the programs write them."""
+"""Studies whose truth is known: as results folders, as the programs write them, or as evidence."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from experiments import ablate
-from experiments.evidence import gather
+from experiments.evidence import Evidence, gather, runs_of
 from experiments.results import LabelledImages, ResultsFolder, Row, TimingRow
 from experiments.sweep_results import Candidates, SweepFolder, SweepRow
+from experiments.verdicts import summarize
 from jax_lenet import VARIANTS
+from jax_lenet.decisions import Rules
 
 CONFIG = {
     "title": "a simulated study",
@@ -23,6 +27,12 @@ CONFIG = {
         "sizes": {"train": 50_000, "validation": 10_000, "test": 2_000},
     },
 }
+WRONG_LABELS = 15
+# The loss of variants without and with drop7: what it ends with there lies above its floor, 0.832.
+LOSSES = (0.25, 1.25)
+# How images differ in difficulty for all variants alike, in standard deviations of a run's own
+# noise: most are always right.
+COMMON = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,12 @@ class Truth:
         first: added to the first epoch's test accuracy.
         last: added to the last epoch's test accuracy.
         train: added to the last epoch's training accuracy.
-        time: by how much the logarithm of an epoch's time is longer.
+        time: by how much the logarithm of an epoch's training time is longer, and twice that of its
+            testing time.
         scatter: standard deviation between seeds, the part of one variant alone; as large again is
             what variants of one seed share.
+        start_scatter: the same of the first epoch's test accuracy.
+        own: how images differ in difficulty for one variant alone, as `COMMON`.
         seeds: how many.
         images: how many test images there are.
         repeats: of the timing.
@@ -48,11 +61,49 @@ class Truth:
     train: dict[str, float] = field(default_factory=dict)
     time: dict[str, float] = field(default_factory=dict)
     scatter: float = 0.001
+    start_scatter: float = 0.001
+    own: float = 0.5
     seeds: int = 12
     images: int = 2_000
     repeats: int = 12
     diverged: tuple[tuple[str, int, int], ...] = ()
     variants: tuple[str, ...] = tuple(VARIANTS)
+
+
+class Drawn(NamedTuple):
+    """One variant's runs.
+
+    Attributes:
+        first: whether an image is right after the first epoch, bool ``[seeds, images]``.
+        last: the same after the last.
+        train: last-epoch training accuracy, ``[seeds]``.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    train: np.ndarray
+
+
+def drawn(truth, draws):
+    """Draw every variant's runs."""
+    scatter = truth.start_scatter, truth.scatter, truth.scatter
+    shared = draws.normal(0, scatter, (truth.seeds, 3))
+    common = draws.normal(0, COMMON, truth.images)
+    found = {}
+    for variant in truth.variants:
+        effects = [of.get(variant, 0.0) for of in (truth.first, truth.last, truth.train)]
+        seeds = shared + draws.normal(0, scatter, (truth.seeds, 3))
+        first, last, train = (np.array([0.8, 0.97, 0.9]) + effects + seeds).T
+        ease = common + draws.normal(0, truth.own, truth.images)
+        found[variant] = Drawn(*(right_of(a, ease, truth, draws) for a in (first, last)), train)
+    return found
+
+
+def right_of(accuracies, ease, truth, draws):
+    """Whether each run has each image right, so that on endless images it has these accuracies."""
+    level = stats.norm.ppf(np.clip(accuracies, 0.01, 0.999)) * np.sqrt(COMMON**2 + truth.own**2 + 1)
+    noise = draws.standard_normal((len(level), len(ease)), np.float32)
+    return level[:, None] + ease + noise > 0
 
 
 def write(folder, truth, number=0):
@@ -65,15 +116,16 @@ def write(folder, truth, number=0):
     results.write_config(CONFIG | {"settings": settings, "data": data})
     labels = draws.integers(0, 10, truth.images).astype(np.uint8)
     pixels = draws.integers(0, 256, (truth.images, 28, 28)).astype(np.uint8)
-    results.write_test_set(LabelledImages(pixels, labels, np.arange(truth.images) < 15))
-    accuracies = accuracies_of(truth, draws)
-    rows, predictions = [], {}
-    for variant in truth.variants:
-        right = right_of(accuracies[variant], truth, draws)
-        predictions[variant] = np.where(right, labels, (labels + 1) % 10).astype(np.uint8)
-        rows += rows_of(variant, accuracies[variant], right.mean(1), truth)
-    results.write_results(rows)
-    results.write_predictions(predictions)
+    wrong = draws.permutation(truth.images) < WRONG_LABELS  # scattered among the others
+    results.write_test_set(LabelledImages(pixels, labels, wrong))
+    runs = drawn(truth, draws)
+    results.write_results([row for variant in runs for row in rows_of(variant, runs, truth)])
+    results.write_predictions(
+        {
+            v: np.where(own.last, labels, (labels + 1) % 10).astype(np.uint8)
+            for v, own in runs.items()
+        }
+    )
     if truth.repeats:
         results.write_timing(timing_of(truth, draws))
     return results
@@ -85,34 +137,34 @@ def evidence_of(folder):
     return gather(folder, settings["epochs"], settings["learning_rate"])
 
 
-def accuracies_of(truth, draws):
-    """Each variant's accuracies of first, last and training, as they would be on endless images."""
-    shared = draws.normal(0, truth.scatter, (truth.seeds, 3))
-    accuracies = {}
-    for variant in truth.variants:
-        own = draws.normal(0, truth.scatter, (truth.seeds, 3))
-        effects = [of.get(variant, 0.0) for of in (truth.first, truth.last, truth.train)]
-        accuracies[variant] = np.array([0.8, 0.97, 0.9]) + effects + shared + own
-    return accuracies
+def drawn_evidence(truth, number):
+    """The evidence of a study that has no folder, a hundred times as fast."""
+    draws = np.random.default_rng(number)
+    runs, timing = {}, {}
+    for variant, own in (found := drawn(truth, draws)).items():
+        rows = list(rows_of(variant, found, truth))
+        by_run = [rows[start : start + 3] for start in range(0, len(rows), 3)]
+        runs[variant] = replace(runs_of(by_run), right=own.last.astype(np.float64))
+    for row in timing_of(truth, draws):
+        seconds = np.array([row.train_seconds, row.test_seconds])
+        timing.setdefault(row.variant, {})[row.repeat] = seconds
+    return Evidence(epochs=3, learning_rate=0.01, runs=runs, timing=timing)
 
 
-def right_of(accuracies, truth, draws):
-    """Whether each image is right after the last epoch, ``[seeds, images]``; some are hard."""
-    difficulty = np.random.default_rng(99).beta(0.05, 1.6, truth.images)  # of every variant
-    odds = (1 - accuracies[:, 1, None]) / difficulty.mean()
-    return draws.random((truth.seeds, truth.images)) >= np.clip(difficulty * odds, 0, 1)
-
-
-def rows_of(variant, accuracies, last, truth):
+def rows_of(variant, runs, truth):
     """The rows of one variant's runs, of three epochs."""
     failing = {(v, s): e for v, s, e in truth.diverged}
-    rows = []
-    for seed, (first, _, train) in enumerate(accuracies):
-        course = ((1, 0.8, first), (2, 0.9, (first + last[seed]) / 2), (3, train, last[seed]))
-        for epoch, trained, tested in course:
-            loss = float("nan") if epoch >= failing.get((variant, seed), 9) else 0.25
-            rows.append(Row(variant, seed, epoch, loss, trained, loss, tested, 1.5))
-    return rows
+    usual = LOSSES[VARIANTS[variant].dropout[1] > 0]
+    first, last = (right.mean(1) for right in runs[variant][:2])
+    for seed, train in enumerate(runs[variant].train):
+        middle = (first[seed] + last[seed]) / 2
+        for epoch, trained, tested in (
+            (1, 0.8, first[seed]),
+            (2, 0.85, middle),
+            (3, train, last[seed]),
+        ):
+            loss = float("nan") if epoch >= failing.get((variant, seed), 9) else usual
+            yield Row(variant, seed, epoch, loss, trained, loss, tested, 1.5)
 
 
 def timing_of(truth, draws):
@@ -121,21 +173,26 @@ def timing_of(truth, draws):
     for repeat in range(1, truth.repeats + 1):
         slow = draws.normal(0, 0.05)
         for variant in truth.variants:
-            noise = draws.normal(0, 0.005)
-            factor = np.exp(truth.time.get(variant, 0.0) + slow + noise)
-            rows.append(TimingRow(variant, repeat, 0.9 * factor, 0.1 * factor))
+            added = truth.time.get(variant, 0.0)
+            train = 0.8 * np.exp(added + slow + draws.normal(0, 0.005))
+            test = 0.2 * np.exp(2 * added + slow + draws.normal(0, 0.005))
+            rows.append(TimingRow(variant, repeat, train, test))
     return rows
 
 
-def write_sweep(folder, candidates, accuracy, seeds=8, data=(), **settings):
+def write_sweep(
+    folder, candidates, accuracy, seeds=8, *, tested=None, data=(), source=(), **settings
+):
     """Write a sweep.
 
     Args:
         folder: to write to.
         candidates: what is tried.
-        accuracy: from a `Point` to the validation and test accuracy.
+        accuracy: from a `Point` to the validation accuracy.
         seeds: how many.
+        tested: from a `Point` to the test accuracy; None where that is the same.
         data: numbers of images that differ from the study's.
+        source: what else differs from the study's data.
         **settings: that differ from the study's.
     """
     draws = np.random.default_rng(0)
@@ -149,15 +206,17 @@ def write_sweep(folder, candidates, accuracy, seeds=8, data=(), **settings):
             "program": "experiments.sweep",
             "settings": own,
             "candidates": entries,
-            "data": CONFIG["data"] | {"sizes": sizes},
+            "data": CONFIG["data"] | {"sizes": sizes} | dict(source),
         }
     )
     points = dict.fromkeys(c.point(rate) for c in candidates for rate in c.rates)
     rows = []
     for seed in range(seeds):
         for point in points:
-            found = np.clip(accuracy(point) + draws.normal(0, 0.0005), 0, 1)
-            rows.append(SweepRow(*point, seed, 0.2, found, found, found, 0, 1.0))
+            of_sets = accuracy(point), (tested or accuracy)(point)
+            validated, test = np.clip(of_sets + draws.normal(0, 0.0005, 2), 0, 1)
+            # No run is as good on the images that it is trained on as on any other.
+            rows.append(SweepRow(*point, seed, 0.2, (1 + test) / 2, validated, test, 0, 1.0))
     files.write_sweep_rows(rows)
     return folder
 
@@ -169,3 +228,33 @@ LEARNING_RATES = tuple(
 DROPOUT_RATES = tuple(
     Candidates("LeNet", layers, (0.0, 0.2, 0.5), 0.01) for layers in ("drop6", "both")
 )
+
+PLAIN, NORM = "LeNet", "LeNet_BN_noDropout"
+DROP, BOTH = "LeNet_noBN_Dropout", "LeNet_BN_Dropout"
+DROP6 = "LeNet_BN_drop6"
+# Everything that the report claims, by amounts that 12 seeds and 2,000 images can tell.
+AS_CLAIMED = Truth(
+    first={NORM: 0.1, DROP: -0.05, BOTH: 0.05, DROP6: 0.1},
+    last={NORM: 0.014, DROP: 0.01, BOTH: 0.024, DROP6: 0.024},
+    train={DROP: -0.02, BOTH: -0.02, DROP6: -0.01},
+    time={NORM: 0.1, DROP: 0.05, BOTH: 0.15},
+)
+QUICK = Rules(resamples=999)
+# The simulated test set is a fifth of MNIST's: its intervals are wider.
+WIDE = replace(QUICK, accuracy_margin=0.02)
+
+
+def summary_of(folder, rules=QUICK):
+    """The answers of a simulated folder."""
+    return summarize(evidence_of(folder), rules)
+
+
+def parts_of(summary):
+    """All parts of all conclusions."""
+    return [part for entry in summary["verdicts"] for part in entry["parts"]]
+
+
+def part_of(summary, number, name):
+    """One part of a conclusion, by its name."""
+    (part,) = (p for p in summary["verdicts"][number - 1]["parts"] if p["name"] == name)
+    return part

@@ -76,7 +76,10 @@ def test_images_with_wrong_labels_can_be_left_out(folder):
     evidence = evidence_of(folder)
     shorn = evidence.without_wrong_labels()
     assert evidence.of("LeNet").right is not None
-    np.testing.assert_array_equal(shorn.of("LeNet").right, evidence.of("LeNet").right[:, 15:])
+    wrong = folder.read_test_set().wrong
+    assert wrong.sum() == 15
+    assert not wrong[:15].all()  # or leaving out the first fifteen would do as well
+    np.testing.assert_array_equal(shorn.of("LeNet").right, evidence.of("LeNet").right[:, ~wrong])
     np.testing.assert_array_equal(
         shorn.of("LeNet").test_accuracy, evidence.of("LeNet").test_accuracy
     )
@@ -85,7 +88,7 @@ def test_images_with_wrong_labels_can_be_left_out(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda array: array[::-1],  # another order of seeds
+        lambda array: np.roll(array, 1, axis=0),  # another order of seeds
         lambda array: np.concatenate([array, array]),
         lambda array: array[:, :-1],
         lambda array: (array + 1) % 10,

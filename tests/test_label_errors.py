@@ -51,15 +51,15 @@ def test_the_embedded_digits_hold_none_of_them_and_say_nothing():
 def study(tmp_path_factory):
     """A study whose effect at the last epoch is in the wrong labels alone.
 
-    With batch norm all of its first 15 images are right and all others as without it.
+    With batch norm all images with wrong labels are right and all others as without it.
     """
     folder = write(tmp_path_factory.mktemp("study") / "r", Truth(images=1_000, scatter=0.0003))
-    labels = folder.read_test_set().labels
+    labels, wrong = folder.read_test_set().labels, folder.read_test_set().wrong
     predictions = folder.read_predictions()
     other = predictions[PLAIN].copy()
-    other[:, :15] = (labels[:15] + 1) % 10
+    other[:, wrong] = (labels[wrong] + 1) % 10
     same = other.copy()
-    same[:, :15] = labels[:15]
+    same[:, wrong] = labels[wrong]
     folder.write_predictions(predictions | {PLAIN: other, NORM: same})
     right = {PLAIN: (other == labels).mean(1), NORM: (same == labels).mean(1)}
     folder.write_results(
@@ -79,13 +79,26 @@ def test_a_verdict_that_hangs_on_them_is_named_with_both_answers(study):
     name = "2 (last epoch, without dropout)"
     assert name in wrong["changed"]
     assert f"{name}: no practical difference instead of supported" in wrong["text"]
-    assert wrong["largest_move"] == pytest.approx(1.5)  # 15 of 1,000, then none
+    # 15 of 1,000, then none; dropout beside the plain model, which differs elsewhere too, as much.
+    assert wrong["largest_move"] == pytest.approx(1.5, abs=0.02)
 
 
 def test_first_epochs_and_training_are_not_made_again(study):
     # Last epochs in 2, 4 and 5, twice each but in 4, and the gap.
     assert study["wrong_labels"]["recomputed"] == 2 + 2 + 2
-    assert "kept as one number a run" in study["wrong_labels"]["text"]
+    text = study["wrong_labels"]["text"]
+    assert "6 comparisons rest on" in text
+    assert "First-epoch accuracies are kept as one number a run and still hold them" in text
+    assert "so do the gains from first to last epoch, the differences of first and last" in text
+
+
+def test_one_comparison_is_told_as_one(study):
+    entry = copy.deepcopy(study["verdicts"][3])  # of which both parts are by image
+    entry["parts"] = entry["parts"][:1]
+    found = label_errors.summarize(np.array([True]), [entry], [copy.deepcopy(entry)])
+    assert found is not None
+    assert "1 comparison rests on which images were right" in found["text"]
+    assert "was made again without them: its estimate moves by 0.000 points." in found["text"]
 
 
 def test_where_nothing_changes_it_says_so(study):

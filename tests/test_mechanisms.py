@@ -24,8 +24,18 @@ from experiments.mechanisms import (
     where_time_goes,
 )
 from jax_lenet import VARIANTS
+from jax_lenet.decisions import Rules
 from jax_lenet.layers import Dropout
-from tests.simulated import LEARNING_RATES, Truth, evidence_of, write, write_sweep
+from tests.simulated import (
+    BOTH,
+    LEARNING_RATES,
+    LOSSES,
+    Truth,
+    drawn_evidence,
+    evidence_of,
+    write,
+    write_sweep,
+)
 
 TRUTH = Truth(
     seeds=3,
@@ -89,18 +99,33 @@ def test_the_floor_of_two_classes_is_that_by_hand():
     assert floor_of_loss(0.0) == 0
 
 
-def test_the_measured_losses_stand_beside_the_floor(study):
+def test_the_measured_losses_are_compared_with_the_floor(study):
     found = loss_floor(evidence_of(study))
-    assert found["numbers"]["LeNet_BN_Dropout"] == 0.25  # as simulated
-    assert f"below {found['numbers']['floor']:.3f}" in found["text"]
-    assert "0.250 (LeNet_noBN_Dropout) and 0.250 (LeNet_BN_Dropout) with drop7" in found["text"]
+    numbers = found["numbers"]
+    assert numbers["LeNet_BN_Dropout"] == LOSSES[1]
+    above = LOSSES[1] - floor_of_loss(0.5)
+    names = ["LeNet_noBN_Dropout", "LeNet_BN_Dropout"]  # those with drop7
+    assert numbers["above_floor"] == pytest.approx(dict.fromkeys(names, above))
+    assert f"below {numbers['floor']:.3f}" in found["text"]
+    for name in names:
+        assert f"1.250 ({name}), above the floor by {above:.3f}" in found["text"]
+    assert "BELOW" not in found["text"]
+
+
+def test_a_loss_below_the_floor_is_said_to_be_wrong(study):
+    evidence = evidence_of(study)
+    low = replace(evidence.of(BOTH), train_loss=np.full((3, 3), 0.25))
+    found = loss_floor(replace(evidence, runs={**evidence.runs, BOTH: low}))
+    below = floor_of_loss(0.5) - 0.25
+    assert f"0.250 ({BOTH}), BELOW the floor by {below:.3f}: something is wrong" in found["text"]
+    assert found["numbers"]["above_floor"][BOTH] == pytest.approx(-below)
 
 
 def test_a_run_that_diverged_has_no_loss(tmp_path):
     diverged = tuple(("LeNet", seed, 1) for seed in range(3))
     found = loss_floor(evidence_of(write(tmp_path / "r", replace(TRUTH, diverged=diverged))))
     assert "LeNet" not in found["numbers"]
-    assert "0.250 (LeNet_BN_noDropout) without dropout" in found["text"]
+    assert "Without dropout: 0.250 (LeNet_BN_noDropout)." in found["text"]
 
 
 # The order of the layers
@@ -144,34 +169,62 @@ def test_training_and_testing_are_timed_apart(tmp_path, study):
     ]
     folder = write(tmp_path / "r", TRUTH)
     folder.write_timing(rows)
-    numbers = where_time_goes(evidence_of(folder))["numbers"]
-    before = where_time_goes(evidence_of(study))["numbers"]
-    assert numbers["training"]["both"] == pytest.approx(2 * before["training"]["both"])
+    numbers = where_time_goes(evidence_of(folder), Rules())["numbers"]
+    before = where_time_goes(evidence_of(study), Rules())["numbers"]
+    for end in ("estimate", "low", "high"):
+        doubled = 2 * before["training"]["both"][end]
+        assert numbers["training"]["both"][end] == pytest.approx(doubled)
     assert numbers["testing"] == before["testing"]
     seconds = [
         [r.test_seconds for r in rows if r.variant == v] for v in ("LeNet_BN_noDropout", "LeNet")
     ]
-    assert numbers["testing"]["batch norm"] == pytest.approx(stats.gmean(np.divide(*seconds)))
+    ratios = np.divide(*seconds)
+    found = numbers["testing"]["batch norm"]
+    assert found["estimate"] == pytest.approx(stats.gmean(ratios))
+    ends = np.exp(stats.ttest_1samp(np.log(ratios), 0).confidence_interval(0.95))
+    np.testing.assert_allclose([found["low"], found["high"]], ends)
+
+
+@pytest.mark.parametrize(
+    ("added", "place"), [(0.0, "shown"), (0.2, "refuted"), (-0.2, "refuted"), (0.01, "open")]
+)
+def test_whether_testing_costs_more_follows_from_its_interval_and_the_margin(added, place):
+    # Testing takes twice as much more, in logarithms: 0.02, about the margin, at the last.
+    truth = replace(TRUTH, repeats=12, time={BOTH: added})
+    found = where_time_goes(drawn_evidence(truth, 0), Rules())
+    assert found["numbers"]["testing"]["both"]["place"] == place
+    (told,) = re.findall(r"differs by 2% at most is (.*)\.", found["text"])
+    for words in re.split(r"(?=shown|refuted|open)", told):
+        assert words.startswith(place) == ("both" in words)
 
 
 def test_without_timing_the_check_says_so(tmp_path):
-    found = where_time_goes(evidence_of(write(tmp_path / "r", replace(TRUTH, repeats=0))))
+    found = where_time_goes(evidence_of(write(tmp_path / "r", replace(TRUTH, repeats=0))), Rules())
     assert found["numbers"] == {}
     assert "without timing.csv" in found["text"]
 
 
 def test_the_difference_in_gain_is_start_and_end(study):
-    numbers = made_of(evidence_of(study))["numbers"]["without batch norm"]
+    found = made_of(evidence_of(study))
+    numbers = found["numbers"]["without batch norm"]
 
     def mean(variant, epoch):
         rows = study.read_results()
         return np.mean([r.test_accuracy for r in rows if (r.variant, r.epoch) == (variant, epoch)])
 
     course = [mean("LeNet_noBN_Dropout", epoch) - mean("LeNet", epoch) for epoch in (1, 2, 3)]
-    assert numbers["lower_start"] == pytest.approx(-100 * course[0])
+    assert numbers["from_start"] == pytest.approx(-100 * course[0])
     assert numbers["last"] == pytest.approx(100 * course[-1])
     assert numbers["gain"] == pytest.approx(100 * (course[-1] - course[0]))
     assert numbers["epochs_ahead"] == sum(difference > 0 for difference in course)
+    assert f"{numbers['from_start']:+.2f} points from the start" in found["text"]
+    assert f"ahead in {numbers['epochs_ahead']} of the 3 epochs" in found["text"]
+
+
+def test_one_epoch_has_no_gain_to_take_apart(study):
+    found = made_of(replace(evidence_of(study), epochs=1))
+    assert found["numbers"] == {}
+    assert found["text"] == "Not computed: one epoch is the first and the last."
 
 
 def test_without_a_sweep_the_words_are_a_command_that_its_program_takes(study):
@@ -197,9 +250,11 @@ def test_a_sweep_shows_the_gain_at_the_reports_rate_and_at_each_models_best(tmp_
     # The sweep's runs scatter by 0.05 points, their means over 8 seeds by 0.02.
     assert numbers["gain_at_report_rate"] == pytest.approx(1.5, abs=0.1)
     assert numbers["gain_at_best_rates"] == pytest.approx(0.5, abs=0.1)
-    assert numbers["best_rate"] == {"with batch norm": 0.01, "without": 0.1}
+    assert numbers["best_rate"] == {"with batch norm": 0.01, "without batch norm": 0.1}
     assert numbers["gain_by_rate"]["0.1"] == pytest.approx(-0.5, abs=0.1)
-    assert "0.01 with batch norm, 0.1 without; the last one tried without" in found["text"]
+    assert "0.01 with batch norm and 0.1 without batch norm" in found["text"]
+    assert "Without batch norm the highest rate tried was chosen; one beyond" in found["text"]
+    assert "With batch norm the" not in found["text"]
     told = [float(x) for x in re.findall(r"([+-]\d+\.\d\d) points", found["text"])]
     assert told[0] == round(numbers["gain_at_report_rate"], 2)
     assert told[1] == round(numbers["gain_at_best_rates"], 2)
