@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.stages import Compiled, Wrapped
 
-from experiments import profile
+from experiments import profile, startup
 from experiments.contenders import TEST_BATCH, Contender, Task, batch_sizes
 from jax_lenet import (
     Dataset,
@@ -60,6 +60,7 @@ class JaxLenet:
             devices=self.devices,
             warm_up=False,
         )
+        startup.return_memory()  # as the programs do
         self.compile_seconds: float | None = self._programs.compile_seconds
         self._train, _, self._test = self._programs.place(train, test)
         seeds = jnp.asarray(np.arange(task.first_seed, task.first_seed + runs), jnp.uint32)

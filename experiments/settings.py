@@ -110,7 +110,6 @@ class JaxSettings(StudySettings):
 
     def start_jax(self) -> CompilationCache:
         """Do what must come before JAX's first computation; return the compilation cache."""
-        startup.use_one_heap()
         cache = startup.use_compilation_cache(self.compilation_cache)
         startup.use_cpu_devices(self.devices)
         return cache

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments import durable, run_store, signals
+from experiments import durable, run_store, signals, startup
 from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
 from experiments.progress import Display
@@ -97,6 +97,7 @@ class Study:
                 batch_size=self.settings.batch_size,
                 devices=self.devices,
             )
+            startup.return_memory()
         return self._programs[variant, width]
 
     def train_group(self, group: Group) -> None:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cli, environment, signals
+from experiments import cli, environment, signals, startup
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
@@ -105,7 +105,7 @@ def devices_for(settings: Settings, train: int, held_out: int) -> int:
 
 def compile_for(settings: Settings, variant: str, data: Data) -> Programs:
     """Compile what trains every run of one model, whatever its rates and seed."""
-    return compile_programs(
+    programs = compile_programs(
         VARIANTS[variant].clone(precision=settings.precision),
         data.train,
         data.held_out,
@@ -114,6 +114,8 @@ def compile_for(settings: Settings, variant: str, data: Data) -> Programs:
         traced_dropout=settings.learning_rates is None,
         devices=data.devices,
     )
+    startup.return_memory()
+    return programs
 
 
 def train_group(

@@ -63,11 +63,16 @@ def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers
 
 def test_off_keeps_nothing_and_says_so(tmp_path):
     config, _ = study(
-        tmp_path / "out", "--compilation-cache", "off", XDG_CACHE_HOME=str(tmp_path / "cache")
+        tmp_path / "out",
+        *("--compilation-cache", "off"),
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        JAX_COMPILATION_CACHE_DIR=str(tmp_path / "environment"),
     )
     expected = {"folder": None, "off_because": "--compilation-cache off"}
     assert config["compilation_cache"] == expected
     assert not (tmp_path / "cache" / "jax_lenet").exists()
+    kept = tmp_path / "environment"
+    assert not kept.exists() or not any(kept.iterdir())
 
 
 def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):
@@ -89,6 +94,23 @@ def test_a_default_folder_that_others_can_write_to_is_not_used(cache_home):
     folder.chmod(0o770)
     facts = startup.use_compilation_cache(startup.AUTO).facts()
     assert facts == {"folder": None, "off_because": f"{folder} can be written to by others"}
+
+
+@posix
+@pytest.mark.parametrize("kind", ["a link", "a parent that anyone can write to"])
+def test_a_default_folder_that_others_can_replace_is_not_used(cache_home, tmp_path, kind):
+    folder = cache_home / "jax_lenet" / "compiled"
+    folder.mkdir(parents=True, mode=0o700)
+    if kind == "a link":
+        folder.rmdir()
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+        reason = f"{folder} is a link"
+    else:
+        folder.parent.chmod(0o777)
+        reason = f"{folder} can be replaced by others, who can write to {folder.parent}"
+    facts = startup.use_compilation_cache(startup.AUTO).facts()
+    assert facts == {"folder": None, "off_because": reason}
 
 
 @posix
