@@ -22,7 +22,7 @@ from experiments.ablate_settings import Settings
 from experiments.going_on import ContinuedDisplay
 from experiments.lock import one_writer
 from experiments.progress import say, say_results, say_source
-from experiments.results import RUNS, LabelledImages, ResultsFolder
+from experiments.results import CONFIG, REPORT, RUNS, LabelledImages, ResultsFolder
 from experiments.study import Study, check_room
 from experiments.study_folder import PROGRAM, Left, identity_of
 from jax_lenet import Dataset
@@ -42,8 +42,18 @@ def main(settings: Settings) -> None:
         folder = ResultsFolder(settings.out)
         if settings.overwrite or not redraws(folder, settings, console):
             work(folder, settings, console)
-        curves, summary = report.remake(folder)
+        curves, summary = draw(folder)
         say_results(console, curves, folder, summary["verdicts"])
+
+
+def draw(folder: ResultsFolder) -> report.Remade:
+    """Write all that is made from the files; if they have gone, the user made no mistake."""
+    try:
+        return report.remake(folder)
+    except cli.UserError as error:
+        if folder.has(CONFIG):
+            raise
+        raise cli.StorageError(folder.path / REPORT, "its files are gone") from error
 
 
 def redraws(folder: ResultsFolder, settings: Settings, console: Console) -> bool:
@@ -116,7 +126,7 @@ def train(
         for group in first:
             study.train_group(group)
         if first and others:  # the report's own experiment is done
-            report.remake(folder)
+            draw(folder)
         study.time_alone(study_folder.whole_repeats(folder, settings))
         for group in others:
             study.train_group(group)

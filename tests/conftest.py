@@ -7,8 +7,18 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
+import pytest
 
 # Two CPU devices, as where the programs use both cores, and no silent change of dtype: a float32
 # run that meets a float64 constant is a bug here.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip the full crash run where nobody asks for it."""
+    if "crash" not in config.option.markexpr:
+        skip = pytest.mark.skip(reason="takes an hour: pytest -n 0 -m crash")
+        for item in items:
+            if item.get_closest_marker("crash"):
+                item.add_marker(skip)
