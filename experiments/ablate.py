@@ -19,9 +19,8 @@ from rich.console import Console
 
 from experiments import cli, durable, environment, kept_sweeps, label_errors, report, study_folder
 from experiments.ablate_settings import Settings
-from experiments.going_on import ContinuedDisplay
 from experiments.lock import one_writer
-from experiments.progress import say, say_results, say_source
+from experiments.progress import Display, say, say_results, say_source
 from experiments.results import CONFIG, REPORT, RUNS, LabelledImages, ResultsFolder
 from experiments.study import Study, check_room
 from experiments.study_folder import PROGRAM, Left, identity_of
@@ -119,9 +118,7 @@ def train(
     done = [row for record in left.records.values() for row in record.rows]
     first = [group for group in left.groups if group.seeds[0] == settings.first_seed]
     others = [group for group in left.groups if group not in first]
-    with ContinuedDisplay(
-        console, settings.variants, settings.seeds, settings.epochs, done
-    ) as display:
+    with Display(console, settings.variants, settings.seeds, settings.epochs, done) as display:
         study = Study(settings, identity_of(config), data, folder, left.records, display)
         for group in first:
             study.train_group(group)

@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from experiments import durable
 from experiments.cli import UserError
-from experiments.progress import Display
-from experiments.results import CONFIG, ResultsFolder, Row
+from experiments.results import CONFIG, ResultsFolder
 
 #: A JSON object, as config.json is.
 Config = Mapping[str, Any]
@@ -194,6 +191,35 @@ def config_as_before(
     return config | {"settings": settings}
 
 
+def agreed(
+    folder: ResultsFolder,
+    kind: Kind,
+    config: Config,
+    read: Callable[[], object],
+    table: str,
+    say: Say,
+) -> tuple[dict[str, Any] | None, Identity]:
+    """Return a folder's config.json, if it has one, and the identity of what is in the folder.
+
+    Args:
+        folder: in which one table holds all that is kept.
+        kind: that it must have.
+        config: of a folder that begins now.
+        read: reads the table.
+        table: its file's name.
+        say: prints a line; it gets one for each file that is set aside.
+
+    Raises:
+        UserError: if the folder has other settings, or is not a program's of ours.
+    """
+    old, new = config_of(folder, kind), kind.identify(config)
+    before = new if old is None else kind.identify(old)
+    if old is None:
+        begin_anew(folder, read, (table,), say)
+    refuse(differences(before.settings, new.settings), folder.path)
+    return old, before
+
+
 def config_to_write(
     old: Config | None, before: Identity, new: dict[str, Any], kind: Kind, path: Path, left: bool
 ) -> dict[str, Any]:
@@ -267,24 +293,3 @@ def begin_anew(
         if folder.has(name):
             aside = durable.set_aside(folder.path / name)
             say(f"{path} is damaged: {name} is now {aside.name}, and is made anew")
-
-
-class ContinuedDisplay(Display):
-    """Shows a study from where an earlier start left it."""
-
-    def __init__(
-        self,
-        console: Console,
-        variants: Sequence[str],
-        runs: int,
-        epochs: int,
-        done: Sequence[Row],
-    ):
-        """Prepare as `Display` does, with the rows that are there already."""
-        super().__init__(console, variants, runs, epochs)
-        for row in done:
-            self._latest[row.variant] = row
-            self._remaining[row.variant] -= 1
-            if row.epoch == epochs:
-                self._finished[row.variant].append(row.test_accuracy)
-        self._bar.update(self._task, advance=len(done))

@@ -154,11 +154,6 @@ class Shares:
     seconds: float
     operations: tuple[Operation, ...]
 
-    @property
-    def not_product(self) -> float:
-        """The fraction of the time in which no matrix product was running."""
-        return self.other + self.idle
-
 
 class Event(NamedTuple):
     """One execution of one operation.

@@ -1,8 +1,10 @@
 """What the user sees while runs train: a live table on a terminal, plain lines elsewhere."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from time import perf_counter
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -62,38 +64,35 @@ def table_of_verdicts(verdicts: Sequence[dict]) -> Table:
     return table
 
 
-class Display:
-    """Shows the rows as they come, what runs now, and the time left; a context manager.
+class Screen(ABC):
+    """A table above a bar on a terminal, plain lines elsewhere; a context manager.
 
     Attributes:
         console: where it prints.
     """
 
-    def __init__(self, console: Console, variants: Sequence[str], runs: int, epochs: int):
-        """Prepare for ``runs`` runs of each variant, of ``epochs`` epochs each."""
+    def __init__(self, console: Console, columns: str, bar: Progress, total: int):
+        """Prepare to show.
+
+        Args:
+            console: where to print.
+            columns: the heading of the plain lines.
+            bar: without a task.
+            total: epochs that are to come, of all runs.
+        """
         self.console = console
-        self._epochs = epochs
-        self._latest: dict[str, Row | None] = dict.fromkeys(variants)
-        self._finished: dict[str, list[float]] = {variant: [] for variant in variants}
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs · {task.fields[left]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task("", total=len(variants) * runs * epochs, left="")
-        self._seconds_per_epoch: dict[str, float] = {}
-        self._remaining = dict.fromkeys(variants, runs * epochs)
+        self._columns = columns
+        self._bar = bar
+        self._task = bar.add_task("", total=total, left="")
+        # It draws its first picture at once: a subclass has its own fields ready by then.
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._picture)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         """Start to show."""
         if self.console.is_terminal:
             self._live.start()
         else:
-            self.say(COLUMNS)
-        self._clock = perf_counter()
+            self.say(self._columns)
         return self
 
     def __exit__(
@@ -113,23 +112,77 @@ class Display:
     def now(self, text: str) -> None:
         """Say what runs now: on a terminal beside the bar, elsewhere not at all."""
         self._bar.update(self._task, description=text)
+
+    @abstractmethod
+    def _picture(self) -> Group:
+        """Return the table above the bar."""
+
+
+class Display(Screen):
+    """Shows the rows as they come, what runs now, and the time left."""
+
+    def __init__(
+        self,
+        console: Console,
+        variants: Sequence[str],
+        runs: int,
+        epochs: int,
+        done: Sequence[Row] = (),
+    ):
+        """Prepare for ``runs`` runs of each variant, of ``epochs`` epochs each.
+
+        Args:
+            console: where to print.
+            variants: the models' names.
+            runs: of each variant.
+            epochs: of each run.
+            done: rows that are there already, from an earlier start.
+        """
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs · {task.fields[left]}"),
+            console=console,
+        )
+        self._epochs = epochs
+        self._latest: dict[str, Row | None] = dict.fromkeys(variants)
+        self._finished: dict[str, list[float]] = {variant: [] for variant in variants}
+        self._seconds_per_epoch: dict[str, float] = {}
+        self._remaining = dict.fromkeys(variants, runs * epochs)
+        super().__init__(console, COLUMNS, bar, total=len(variants) * runs * epochs)
+        for row in done:
+            self._count([row])
+        self._bar.update(self._task, advance=len(done))
+
+    def __enter__(self) -> Self:
+        """Start to show, and the clock."""
+        self._clock = perf_counter()
+        return super().__enter__()
+
+    def now(self, text: str) -> None:
+        """Say what runs now: on a terminal beside the bar, elsewhere not at all."""
+        super().now(text)
         self._clock = perf_counter()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Show one finished epoch of a group of runs of one variant."""
         elapsed = perf_counter() - self._clock
         self._clock = perf_counter()
-        variant = rows[0].variant
-        self._latest[variant] = rows[-1]
-        self._seconds_per_epoch[variant] = elapsed / len(rows)
-        self._remaining[variant] -= len(rows)
-        if rows[0].epoch == self._epochs:
-            self._finished[variant] += [row.test_accuracy for row in rows]
+        self._seconds_per_epoch[rows[0].variant] = elapsed / len(rows)
+        self._count(rows)
         left = f"{_duration(self.seconds_left())} left"
         self._bar.update(self._task, advance=len(rows), left=left)
         if not self.console.is_terminal:
             for row in rows:
                 self.say(_line(row))
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        variant = rows[0].variant
+        self._latest[variant] = rows[-1]
+        self._remaining[variant] -= len(rows)
+        if rows[0].epoch == self._epochs:
+            self._finished[variant] += [row.test_accuracy for row in rows]
 
     def seconds_left(self) -> float:
         """Estimate the time left; one that has not run counts as the mean."""

@@ -16,7 +16,7 @@ same command goes on after the last finished runs.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -35,7 +35,6 @@ from experiments.sweep_folder import Run, all_runs, go_on, is_finished, runs_of
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     PROGRAM,
-    Point,
     Sweep,
     SweepFolder,
     SweepRow,
@@ -46,17 +45,6 @@ from experiments.sweep_settings import Settings
 from jax_lenet import VARIANTS, Dataset, Examples, Hyperparameters, Programs, split
 from jax_lenet.ensemble import Placed, compile_programs, devices_to_split, spread
 from jax_lenet.training import examples, prepare_examples
-
-
-class ContinuedDisplay(Display):
-    """Shows a sweep from where an earlier start left it."""
-
-    def __init__(self, console: Console, settings: Settings, done: Iterable[SweepRow]):
-        """Prepare as `Display` does, with the rows that are there already."""
-        super().__init__(console, settings.candidates, settings.seeds, settings.epochs)
-        for row in done:
-            self._accuracy[Point(*row[:4])].append(row.validation_accuracy)
-            self.epoch(settings.epochs)
 
 
 def groups_of(runs: Sequence[Run], width: int) -> Iterator[Sequence[Run]]:
@@ -263,7 +251,8 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
     say_source(console, data)
     if len(rows) == len(all_runs(settings)):
         return
-    with ContinuedDisplay(console, settings, rows.values()) as display:
+    shown = settings.candidates, settings.seeds, settings.epochs
+    with Display(console, *shown, rows.values()) as display:
         train_all(settings, data, folder, rows, display)
     folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
 

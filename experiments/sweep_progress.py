@@ -1,14 +1,12 @@
 """What the user sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
 
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.progress import say
+from experiments.progress import Screen, say
 from experiments.sweep_results import (
     Candidates,
     Point,
@@ -25,17 +23,27 @@ COLUMNS = (
 )
 
 
-class Display:
-    """Shows the runs as they finish, what runs now, and the time left; a context manager."""
+class Display(Screen):
+    """Shows the runs as they finish, what runs now, and the time left."""
 
-    def __init__(self, console: Console, candidates: Sequence[Candidates], seeds: int, epochs: int):
-        """Prepare for runs of so many seeds of each rate, of ``epochs`` epochs each."""
-        self._console = console
-        self._candidates = candidates
-        self._seeds = seeds
-        points = {c.point(rate) for c in candidates for rate in c.rates}
-        self._accuracy: dict[Point, list[float]] = {point: [] for point in points}
-        self._bar = Progress(
+    def __init__(
+        self,
+        console: Console,
+        candidates: Sequence[Candidates],
+        seeds: int,
+        epochs: int,
+        done: Iterable[SweepRow] = (),
+    ):
+        """Prepare for runs of so many seeds of each rate, of ``epochs`` epochs each.
+
+        Args:
+            console: where to print.
+            candidates: what is tried.
+            seeds: runs of each rate.
+            epochs: of each run.
+            done: runs that are there already, from an earlier start.
+        """
+        bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -44,30 +52,13 @@ class Display:
             TextColumn("left"),
             console=console,
         )
-        self._task = self._bar.add_task("", total=len(points) * seeds * epochs)
-        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._picture)
-
-    def __enter__(self) -> "Display":
-        """Start to show."""
-        if self._console.is_terminal:
-            self._live.start()
-        else:
-            say(self._console, COLUMNS)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop, and leave the last state on the screen."""
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def now(self, text: str) -> None:
-        """Say what runs now: on a terminal beside the bar, elsewhere not at all."""
-        self._bar.update(self._task, description=text)
+        points = {c.point(rate) for c in candidates for rate in c.rates}
+        self._candidates = candidates
+        self._accuracy: dict[Point, list[float]] = {point: [] for point in points}
+        super().__init__(console, COLUMNS, bar, total=len(points) * seeds * epochs)
+        for row in done:
+            self._accuracy[Point(*row[:4])].append(row.validation_accuracy)
+            self.epoch(epochs)
 
     def epoch(self, runs: int) -> None:
         """Count a finished epoch of so many runs."""
@@ -77,8 +68,8 @@ class Display:
         """Show finished runs."""
         for row in rows:
             self._accuracy[Point(*row[:4])].append(row.validation_accuracy)
-            if not self._console.is_terminal:
-                say(self._console, _line(row))
+            if not self.console.is_terminal:
+                self.say(_line(row))
 
     def _picture(self) -> Group:
         """Draw the mean validation accuracy so far, by rate and model."""

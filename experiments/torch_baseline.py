@@ -25,9 +25,8 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 
 from experiments import cli, environment, signals, torch_folder
-from experiments.going_on import ContinuedDisplay
 from experiments.lock import one_writer
-from experiments.progress import say, say_results, say_source
+from experiments.progress import Display, say, say_results, say_source
 from experiments.results import ResultsFolder, Row
 from experiments.settings import StudySettings
 from experiments.summary import curves_of
@@ -331,9 +330,7 @@ def train_all(
     order = {variant: place for place, variant in enumerate(settings.variants)}
     rows = {(order[row.variant], row.seed, row.epoch): row for row in done}
     warm: set[str] = set()
-    with ContinuedDisplay(
-        console, settings.variants, settings.seeds, settings.epochs, done
-    ) as display:
+    with Display(console, settings.variants, settings.seeds, settings.epochs, done) as display:
         # The first seed of every variant comes first: the report's own experiment.
         for seed, variant in itertools.product(settings.all_seeds, settings.variants):
             if (order[variant], seed, settings.epochs) in rows:

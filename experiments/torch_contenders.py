@@ -6,6 +6,7 @@ full float32 on every device.
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -64,7 +65,7 @@ def _reason(name: str) -> Iterator[None]:
         raise NotMeasuredError(reason) from error
 
 
-class _Torch:
+class _Torch(ABC):
     """What PyTorch's contenders share: clocks, and the results they read. See `Contender`."""
 
     devices = 1
@@ -107,13 +108,13 @@ class _Torch:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
+    @abstractmethod
     def _epoch(self) -> Tensor:
         """Train for an epoch; return the mean loss, ``[]`` or ``[R]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _right(self) -> tuple[Tensor, int]:
         """Evaluate; return how many test images are right, ``[]`` or ``[R]``, and of how many."""
-        raise NotImplementedError
 
 
 class Eager(_Torch):
@@ -176,12 +177,12 @@ class _Prepared(_Torch):
         self._model.load_state_dict(initial)
         torch.manual_seed(task.first_seed)
 
+    @abstractmethod
     def _faster(self, indices: Tensor) -> Step:
         """Return the step for as many images as there are ``indices``, warmed up on these.
 
         It may train on the way: the weights are put back.
         """
-        raise NotImplementedError
 
     def _step(self, indices: Tensor) -> None:
         """Take an eager step: that of `torch_baseline.train_epoch`, gathering included."""

@@ -71,11 +71,7 @@ def go_on(
     Raises:
         UserError: if the folder's runs have other settings, or were computed with something else.
     """
-    old, new = going_on.config_of(folder, BASELINE), identity_of(config)
-    before = new if old is None else identity_of(old)
-    if old is None:
-        going_on.begin_anew(folder, folder.read_results, (RESULTS,), say)
-    going_on.refuse(going_on.differences(before.settings, new.settings), folder.path)
+    old, before = going_on.agreed(folder, BASELINE, config, folder.read_results, RESULTS, say)
     rows = finished_rows(folder, settings, say)
     left = _is_incomplete(rows, settings)
     folder.write_config(going_on.config_to_write(old, before, config, BASELINE, folder.path, left))

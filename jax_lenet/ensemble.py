@@ -239,13 +239,7 @@ def compile_programs(
     train, test = in_form(model, train, train=True), in_form(model, test, train=False)
     check = train_check(train)
     counts = (len(train.labels), len(check.labels), len(test.labels))
-    shares_runs = runs % devices == 0
-    if not shares_runs and not split_evenly(devices, batch_size, *counts):
-        raise ValueError(
-            f"batches of {batch_size} from {counts[0]} training images and {counts[2]} test images"
-            f" cannot be shared evenly by {devices} devices"
-        )
-    mesh = split.mesh_of(devices, split.RUNS if shares_runs else split.AXIS)
+    mesh = _mesh_for(devices, runs, batch_size, *counts)
     seeds = jnp.zeros(runs, jnp.uint32)
     rates = jnp.zeros(runs, jnp.float32)
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
@@ -278,13 +272,35 @@ def compile_programs(
         compile_seconds=perf_counter() - start,
     )
     if warm_up:
-        train, check, test = programs.place(train, test)
-        warmed, _ = programs.epoch(
-            *split.place_runs((hyperparameters, programs.init(seeds)), mesh), train, seeds
-        )
-        programs.evaluate_train(warmed.variables, check)
-        jax.block_until_ready(programs.evaluate_test(warmed.variables, test))
+        _warm_up(programs, hyperparameters, seeds, programs.place(train, test))
     return programs
+
+
+def _mesh_for(
+    devices: int, runs: int, batch_size: int, train: int, check: int, test: int
+) -> Mesh | None:
+    """Return the mesh on which devices share runs or, where R does not divide, each batch."""
+    for name, number in (("devices", devices), ("runs", runs), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
+    if runs % devices == 0:
+        return split.mesh_of(devices, split.RUNS)
+    if not split_evenly(devices, batch_size, train, check, test):
+        raise ValueError(
+            f"batches of {batch_size} from {train} training images and {test} test images"
+            f" cannot be shared evenly by {devices} devices"
+        )
+    return split.mesh_of(devices, split.AXIS)
+
+
+def _warm_up(
+    programs: Programs, hyperparameters: Hyperparameters, seeds: jax.Array, data: "Placed"
+) -> None:
+    """Run each program once, on a state that is thrown away."""
+    rates = split.place_runs((hyperparameters, programs.init(seeds)), programs.mesh)
+    warmed, _ = programs.epoch(*rates, data.train, seeds)
+    programs.evaluate_train(warmed.variables, data.check)
+    jax.block_until_ready(programs.evaluate_test(warmed.variables, data.test))
 
 
 def split_evenly(devices: int, batch_size: int, train: int, check: int, test: int) -> bool:

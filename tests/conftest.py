@@ -22,3 +22,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("crash"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def claimed(tmp_path_factory):
+    """A study with every effect that the report claims, and its answers; to be read alone."""
+    from tests.simulated import AS_CLAIMED, summary_of, write
+
+    folder = write(tmp_path_factory.mktemp("claimed") / "r", AS_CLAIMED)
+    return folder, summary_of(folder)

@@ -16,7 +16,7 @@ import pytest
 
 from experiments import ablate, cli, durable, figures, page, study
 from experiments.ablate_settings import Settings
-from experiments.going_on import ContinuedDisplay
+from experiments.progress import Display
 from jax_lenet.ensemble import compile_programs
 from tests.crash import SEEDS, VARIANTS, arguments, debris, finished, numbers, one_line
 from tests.faults import FaultyDisk, crashes, faulty, names
@@ -62,14 +62,14 @@ def trained(monkeypatch):
 def hear(patch, call):
     """Return a list that gets every epoch as it is finished, and call something with it then."""
     seen = []
-    add = ContinuedDisplay.add
+    add = Display.add
 
     def heard(display, rows):
         add(display, rows)
         seen.extend((row.variant, row.seed, row.epoch) for row in rows)
         call(seen)
 
-    patch.setattr(ContinuedDisplay, "add", heard)
+    patch.setattr(Display, "add", heard)
     return seen
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from experiments import ablate, cli, environment, figures, page, run_store, study
 from experiments.ablate_settings import Settings
-from experiments.going_on import ContinuedDisplay, Identity
+from experiments.going_on import Identity
 from experiments.lock import one_writer
+from experiments.progress import Display
 from experiments.results import ResultsFolder
 from experiments.settings import StudySettings
 from jax_lenet import load
@@ -75,19 +76,19 @@ def numbers(out):
 def trained(monkeypatch):
     """A list that gets every epoch as it is finished: variant, seed and epoch."""
     seen = []
-    add = ContinuedDisplay.add
+    add = Display.add
 
     def watched(display, rows):
         add(display, rows)
         seen.extend((row.variant, row.seed, row.epoch) for row in rows)
 
-    monkeypatch.setattr(ContinuedDisplay, "add", watched)
+    monkeypatch.setattr(Display, "add", watched)
     return seen
 
 
 def stop_after(monkeypatch, epochs, error):
     """Throw into a study after so many epochs."""
-    add = ContinuedDisplay.add
+    add = Display.add
     left = [epochs]
 
     def stopping(display, rows):
@@ -96,7 +97,7 @@ def stop_after(monkeypatch, epochs, error):
         if not left[0]:
             error()
 
-    monkeypatch.setattr(ContinuedDisplay, "add", stopping)
+    monkeypatch.setattr(Display, "add", stopping)
 
 
 def raise_stop():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import cli, going_on, run_store, study
-from experiments.going_on import ContinuedDisplay, Identity
+from experiments.going_on import Identity
+from experiments.progress import Display
 
 
 def test_differences_have_the_names_and_both_values():
@@ -73,7 +74,7 @@ def test_on_a_gpu_neither_the_processor_nor_the_number_of_devices_decides():
 
 def test_the_display_goes_on_from_what_is_there():
     done = [study_row("LeNet", 0, 1, 0.5), study_row("LeNet", 0, 2, 0.7)]
-    display = ContinuedDisplay(cli.console(), ("LeNet", "LeNet_BN_Dropout"), 2, 2, done)
+    display = Display(cli.console(), ("LeNet", "LeNet_BN_Dropout"), 2, 2, done)
     with display:
         display.add([study_row("LeNet", 1, 1, 0.6)])
     cells = [list(column.cells) for column in display._picture().renderables[0].columns]

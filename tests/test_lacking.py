@@ -21,13 +21,6 @@ from tests.simulated import (
 )
 
 
-@pytest.fixture(scope="module")
-def claimed(tmp_path_factory):
-    """A study with every effect that the report claims, and its answers."""
-    folder = write(tmp_path_factory.mktemp("claimed") / "r", AS_CLAIMED)
-    return folder, summary_of(folder)
-
-
 def test_one_seed_cannot_decide_and_shows_its_numbers(tmp_path):
     summary = summary_of(write(tmp_path / "r", replace(AS_CLAIMED, seeds=1)))
     for entry in summary["verdicts"][1:]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from made_up_study import PLAIN, UNDECIDED, rows_of, study_folder
 
-from experiments import ablate, page
+from experiments import ablate, page, provenance
 from experiments.cli import UserError, parse
 from experiments.figures import FIGURES
 from experiments.page_figures import DARK_COLOURS
@@ -150,7 +150,7 @@ def test_rules_settings_versions_and_checksums_are_there(study):
 
 def test_the_command_repeats_the_studys_settings(study):
     _, config, _ = study
-    words = shlex.split(" ".join(page.command(config)))
+    words = shlex.split(" ".join(provenance.command(config)))
     assert words[:3] == ["python", "-m", "experiments.ablate"]
     again = parse(ablate.Settings, "ablate", words[3:])
     assert (again.dataset, again.seeds, again.epochs) == ("mnist", 10, 10)
@@ -161,8 +161,8 @@ def test_the_command_repeats_the_studys_settings(study):
 def test_the_command_names_the_data_that_took_the_place_of_those_asked_for(study):
     config = study[1] | {"data": study[1]["data"] | {"name": "mnist_sample"}}
     config["settings"] = config["settings"] | {"data_dir": "a b"}
-    assert "--data-dir" not in " ".join(page.command(config))
-    assert "--dataset mnist_sample" in page.command(config)
+    assert "--data-dir" not in " ".join(provenance.command(config))
+    assert "--dataset mnist_sample" in provenance.command(config)
 
 
 def test_a_notice_about_the_data_stands_before_everything_else(small):

@@ -138,7 +138,6 @@ def test_time_is_product_other_or_idle():
         [event(0, 6, "dot", product=True), event(6, 8), event(9, 10, "b")], module("dot")
     )
     assert (shares.product, shares.other, shares.idle) == pytest.approx((0.6, 0.3, 0.1))
-    assert shares.not_product == pytest.approx(0.4)
     assert shares.seconds == pytest.approx(10e-6)
     assert [(one.name, one.source) for one in shares.operations] == [("a", "file.py:1"), ("b", "")]
     assert [one.share for one in shares.operations] == pytest.approx([0.2, 0.1])

@@ -131,3 +131,9 @@ def test_more_devices_than_there_are_are_refused():
 def test_one_device_needs_no_mesh():
     assert mesh_of(1) is None
     assert split.devices_of(None) == 1
+
+
+@pytest.mark.parametrize("name", ["devices", "runs", "batch_size"])
+def test_programs_for_nothing_are_refused_by_name(name, digits):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        compile_programs(VARIANTS["LeNet"], *digits, **{name: 0})

@@ -94,7 +94,7 @@ def trained(monkeypatch):
 
 def stop_after(monkeypatch, epochs, number):
     """Send this process a signal once so many epochs of groups are finished."""
-    count = sweep.ContinuedDisplay.epoch
+    count = sweep.Display.epoch
     left = [epochs]
 
     def stopping(display, runs):
@@ -103,7 +103,7 @@ def stop_after(monkeypatch, epochs, number):
         if not left[0]:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(sweep.ContinuedDisplay, "epoch", stopping)
+    monkeypatch.setattr(sweep.Display, "epoch", stopping)
 
 
 @pytest.mark.parametrize("epochs", range(1, 2 * GROUPS + 1))
@@ -246,6 +246,6 @@ def test_the_display_goes_on_from_what_is_there(finished):
         dropout_rates=(0.5,), layers=("drop6",), variants=("LeNet",), epochs=2, seeds=3,
         learning_rate=0.1,
     )  # fmt: skip
-    display = sweep.ContinuedDisplay(cli.console(), settings, rows[:4])
+    display = sweep.Display(cli.console(), settings.candidates, 3, 2, rows[:4])
     (task,) = display._bar.tasks
     assert (task.completed, task.total) == (8, 12)

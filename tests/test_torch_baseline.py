@@ -259,7 +259,7 @@ def copied(undisturbed, tmp_path):
 
 def stop_after(monkeypatch, epochs):
     """Send this process a signal once so many epochs are finished."""
-    add = torch_baseline.ContinuedDisplay.add
+    add = torch_baseline.Display.add
     left = [epochs]
 
     def stopping(display, rows):
@@ -268,7 +268,7 @@ def stop_after(monkeypatch, epochs):
         if not left[0]:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(torch_baseline.ContinuedDisplay, "add", stopping)
+    monkeypatch.setattr(torch_baseline.Display, "add", stopping)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from scipy import stats
 
 from jax_lenet.decisions import Rules
 from tests.simulated import (
-    AS_CLAIMED,
     BOTH,
     DROP,
     DROP6,
@@ -20,13 +19,6 @@ from tests.simulated import (
     summary_of,
     write,
 )
-
-
-@pytest.fixture(scope="module")
-def claimed(tmp_path_factory):
-    """A study with every effect that the report claims, and its answers."""
-    folder = write(tmp_path_factory.mktemp("claimed") / "r", AS_CLAIMED)
-    return folder, summary_of(folder)
 
 
 def columns_of(folder, name):

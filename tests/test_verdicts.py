@@ -28,13 +28,6 @@ def opposite(truth):
     return replace(truth, **{k: {v: -x for v, x in getattr(truth, k).items()} for k in signs})
 
 
-@pytest.fixture(scope="module")
-def claimed(tmp_path_factory):
-    """A study with every effect that the report claims, and its answers."""
-    folder = write(tmp_path_factory.mktemp("claimed") / "r", AS_CLAIMED)
-    return folder, summary_of(folder)
-
-
 # Known truth
 
 
