@@ -6,7 +6,7 @@ it cannot give (`LackingError`).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from experiments import sweep_results
 from experiments.cli import UserError
 from experiments.results import (
     CONFIG,
+    FIRST_PREDICTIONS,
     PREDICTIONS,
     RESULTS,
     SWEEPS,
@@ -27,8 +28,6 @@ from experiments.results import (
 from experiments.summary import Divergence, divergence, finished_runs
 from experiments.sweep_results import Sweep
 from jax_lenet.models import VARIANTS
-
-NO_IMAGES = f"without {PREDICTIONS} and {TEST_SET} nobody knows how much hangs on the test images"
 
 
 class LackingError(Exception):
@@ -49,6 +48,7 @@ class Runs:
         right: after the last epoch, 1 where an image is classified right and 0 where not, float64
             ``[k, images]``, NaN for a run that diverged. Of the first k <= n seeds: a study that
             was cut short may have a run's rows and not its predictions. None without the files.
+        right_first: the same after the first epoch.
     """
 
     seeds: tuple[int, ...]
@@ -57,6 +57,44 @@ class Runs:
     test_accuracy: np.ndarray
     diverged: tuple[Divergence, ...] = ()
     right: np.ndarray | None = None
+    right_first: np.ndarray | None = None
+
+    def without(self, images: np.ndarray) -> "Runs":
+        """Return the same without some of the test images, bool ``[images]``.
+
+        Accuracies by epoch stay as they are.
+        """
+        kept = {
+            name: None if right is None else right[:, ~images]
+            for name, right in (("right", self.right), ("right_first", self.right_first))
+        }
+        return replace(self, **kept)
+
+
+class Measure(NamedTuple):
+    """Something that a run has.
+
+    Attributes:
+        name: in words.
+        of_seed: from runs to one number each, ``[n]``; NaN where a run has diverged.
+        of_image: from runs to one number an image and run, ``[k, images]``, with the mean of
+            ``of_seed``, or to None where their files lack; None if the test images have no part.
+        files: that ``of_image`` takes.
+        why_not: why the test images have no part.
+        two_epochs: whether it takes two epochs to tell the first from the last.
+    """
+
+    name: str
+    of_seed: Callable[[Runs], np.ndarray]
+    of_image: Callable[[Runs], np.ndarray | None] | None = None
+    files: str = ""
+    why_not: str = ""
+    two_epochs: bool = False
+
+    @property
+    def no_images(self) -> str:
+        """What is to be said where ``of_image`` gives None."""
+        return f"without {self.files} nobody knows how much hangs on the test images"
 
 
 @dataclass(frozen=True)
@@ -91,81 +129,77 @@ class Evidence:
             raise LackingError(f"the study has no finished run of {variant}")
         return self.runs[variant]
 
-    def has_images(self, variants: Iterable[str]) -> bool:
-        """Tell whether it is known of all these variants which images they had right."""
-        return all(self.of(variant).right is not None for variant in variants)
+    def has_images(self, variants: Iterable[str], measure: Measure) -> bool:
+        """Tell whether it is known of all these variants what they had by image."""
+        of = measure.of_image
+        return of is not None and all(of(self.of(variant)) is not None for variant in variants)
 
     def without_wrong_labels(self) -> "Evidence":
-        """Return the same without the test images whose labels were found wrong.
-
-        Accuracies that are kept by epoch, not by image, stay as they are.
-        """
-        if self.wrong is None:
+        """Return the same without the test images whose labels were found wrong."""
+        wrong = self.wrong
+        if wrong is None:
             return self
-        kept = {
-            variant: runs if runs.right is None else replace(runs, right=runs.right[:, ~self.wrong])
-            for variant, runs in self.runs.items()
-        }
-        return replace(self, runs=kept, wrong=self.wrong[~self.wrong])
+        kept = {variant: runs.without(wrong) for variant, runs in self.runs.items()}
+        return replace(self, runs=kept, wrong=wrong[~wrong])
 
 
-class Measure(NamedTuple):
-    """Something that a run has.
-
-    Attributes:
-        name: in words.
-        of_seed: from runs to one number each, ``[n]``; NaN where a run has diverged.
-        of_image: from runs to one number an image and run, ``[k, images]``, with the mean of
-            ``of_seed``; None where nothing is kept by image.
-        why_not: why there is no ``of_image``.
-        two_epochs: whether it takes two epochs to tell the first from the last.
-    """
-
-    name: str
-    of_seed: Callable[[Runs], np.ndarray]
-    of_image: Callable[[Runs], np.ndarray] | None = None
-    why_not: str = ""
-    two_epochs: bool = False
+def _gain(runs: Runs) -> np.ndarray | None:
+    """Return by image what the last epoch has right more than the first, ``[k, images]``."""
+    if runs.right is None or runs.right_first is None:
+        return None
+    k = min(len(runs.right), len(runs.right_first))
+    return runs.right[:k] - runs.right_first[:k]
 
 
-def right_of(runs: Runs) -> np.ndarray:
-    """Return `Runs.right`; ask `Evidence.has_images` first."""
-    assert runs.right is not None
-    return runs.right
+def _gap(runs: Runs) -> np.ndarray | None:
+    """Return by image what training accuracy is more than what the last epoch has right."""
+    return None if runs.right is None else runs.train_accuracy[: len(runs.right), -1:] - runs.right
 
 
+def _lost(runs: Runs) -> np.ndarray | None:
+    gain = _gain(runs)
+    return None if gain is None else -gain
+
+
+_LAST = f"{PREDICTIONS} and {TEST_SET}"
+_FIRST = f"{FIRST_PREDICTIONS} and {TEST_SET}"
+_TWO = f"{PREDICTIONS}, {_FIRST}"
 LAST = Measure(
     "last-epoch test accuracy",
     lambda runs: runs.test_accuracy[:, -1],
-    right_of,
+    lambda runs: runs.right,
+    _LAST,
 )
 GAP = Measure(
     "last-epoch training less test accuracy",
     lambda runs: runs.train_accuracy[:, -1] - runs.test_accuracy[:, -1],
-    lambda runs: runs.train_accuracy[: len(right_of(runs)), -1:] - right_of(runs),
+    _gap,
+    _LAST,
 )
 TRAINING = Measure(
     "last-epoch training accuracy",
     lambda runs: runs.train_accuracy[:, -1],
-    why_not="nothing is kept by training image",
+    why_not="it is the accuracy on these very training images",
 )
-_NOT_KEPT = "the first epoch's accuracy is not kept by image"
 FIRST = Measure(
     "first-epoch test accuracy",
     lambda runs: runs.test_accuracy[:, 0],
-    why_not=_NOT_KEPT,
+    lambda runs: runs.right_first,
+    _FIRST,
     two_epochs=True,
 )
 FIRST_LESS_LAST = Measure(
     "first-epoch less last-epoch test accuracy",
     lambda runs: runs.test_accuracy[:, 0] - runs.test_accuracy[:, -1],
-    why_not=_NOT_KEPT,
+    _lost,
+    _TWO,
     two_epochs=True,
 )
 GAIN = Measure(
     "gain in test accuracy from first to last epoch",
     lambda runs: runs.test_accuracy[:, -1] - runs.test_accuracy[:, 0],
-    why_not=_NOT_KEPT,
+    _gain,
+    _TWO,
     two_epochs=True,
 )
 
@@ -192,19 +226,21 @@ class Paired(NamedTuple):
 
 
 def paired(
-    evidence: Evidence, variants: tuple[str, str], of: Callable[[Runs], np.ndarray]
+    evidence: Evidence, variants: tuple[str, str], measure: Measure, by_image: bool = False
 ) -> Paired:
     """Return what two variants have from the same seeds.
 
     Args:
         evidence: of a study.
         variants: the two.
-        of: from runs to what they have, ``[n]`` or ``[k, images]``, as a `Measure` says.
+        measure: what is compared.
+        by_image: whether image by image; ask `Evidence.has_images` first.
 
     Raises:
         LackingError: if there is no such pair of runs.
     """
     runs = [evidence.of(variant) for variant in variants]
+    of: Any = measure.of_image if by_image else measure.of_seed
     values = [dict(zip(r.seeds, of(r), strict=False)) for r in runs]  # k of the n seeds
     common = sorted(values[0].keys() & values[1].keys())
     if not common:
@@ -268,14 +304,15 @@ def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence
         UserError: if a file is damaged, or one does not belong to the others.
     """
     test_set = folder.read_test_set() if folder.has(TEST_SET) else None
-    predictions = folder.read_predictions() if folder.has(PREDICTIONS) else {}
     finished = finished_runs(folder.read_results(), epochs)
     runs = {}
     for variant, rows in finished.items():
         runs[variant] = runs_of(list(rows.values()))
-        if test_set is not None and variant in predictions:
-            right = _right(runs[variant], predictions[variant], test_set, folder)
+    if test_set is not None:
+        for variant, right in _right(runs, folder, PREDICTIONS, -1, test_set).items():
             runs[variant] = replace(runs[variant], right=right)
+        for variant, right in _right(runs, folder, FIRST_PREDICTIONS, 0, test_set).items():
+            runs[variant] = replace(runs[variant], right_first=right)
     kept = folder.path.glob(f"{SWEEPS}/*/{CONFIG}")
     return Evidence(
         epochs=epochs,
@@ -308,19 +345,39 @@ def runs_of(runs: Sequence[Sequence[Row]]) -> Runs:
 
 
 def _right(
-    runs: Runs, predictions: np.ndarray, test_set: LabelledImages, folder: ResultsFolder
-) -> np.ndarray:
-    """Return `Runs.right`, having made sure that the predictions are those of these runs."""
-    own = f"{folder.path / PREDICTIONS}: expected the predictions of the runs in {RESULTS}"
-    if len(predictions) > len(runs.seeds) or predictions.shape[1:] != test_set.labels.shape:
-        raise UserError(own)
-    right = (predictions == test_set.labels).astype(np.float64)
-    last = runs.test_accuracy[: len(right), -1]
-    right[np.isnan(last)] = np.nan
+    runs: Mapping[str, Runs],
+    folder: ResultsFolder,
+    name: str,
+    epoch: int,
+    test_set: LabelledImages,
+) -> dict[str, np.ndarray]:
+    """Return by variant `Runs.right` after an epoch, having made sure that it is of these runs.
+
+    Args:
+        runs: of the variants.
+        folder: with or without the file.
+        name: of the file with the predictions.
+        epoch: after which they were made, counted from 0, or from the last as -1.
+        test_set: on which they were made.
+    """
+    predictions = folder.read_predictions(name) if folder.has(name) else {}
+    found = {}
+    for variant in predictions.keys() & runs.keys():
+        said, accuracy = predictions[variant], runs[variant].test_accuracy[:, epoch]
+        fits = len(said) <= len(accuracy) and said.shape[1:] == test_set.labels.shape
+        if not fits or not _agree(right := said == test_set.labels, accuracy[: len(said)]):
+            raise UserError(
+                f"{folder.path / name}: expected the predictions of the runs in {RESULTS}"
+            )
+        diverged = np.isnan(accuracy[: len(said), None])
+        found[variant] = np.where(diverged, np.nan, right)
+    return found
+
+
+def _agree(right: np.ndarray, accuracy: np.ndarray) -> bool:
+    """Tell whether runs that have not diverged have these accuracies."""
     # Far above float32's rounding, far below one image of MNIST's 10,000.
-    if not np.allclose(right.mean(1), last, rtol=0, atol=1e-5, equal_nan=True):
-        raise UserError(own)
-    return right
+    return bool(np.all(np.isnan(accuracy) | (abs(right.mean(1) - accuracy) < 1e-5)))
 
 
 def _timing(rows: Sequence[TimingRow], folder: ResultsFolder) -> dict[str, dict[int, np.ndarray]]:

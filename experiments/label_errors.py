@@ -98,15 +98,10 @@ def _text(
         return f"{held} No verdict rests on single images, so none was made again without them."
     one = len(moves) == 1
     again = (
-        f"{len(moves)} comparison{'' if one else 's'} {'rests' if one else 'rest'} on which images"
-        f" were right after the last epoch and {'was' if one else 'were'} made again without them:"
-        f" {'its' if one else 'no'} estimate moves by"
-        f" {'' if one else 'no more than '}{max(moves):.3f} points."
+        f"{len(moves)} comparison{'' if one else 's'} {'rests' if one else 'rest'} on the test"
+        f" images and {'was' if one else 'were'} made again without them: {'its' if one else 'no'}"
+        f" estimate moves by {'' if one else 'no more than '}{max(moves):.3f} points."
     )
     told = [f"{name}: {new} instead of {old}" for name, (old, new) in changed.items()]
     answer = f"Conclusion {'; '.join(told)}." if told else "All verdicts stay as they are."
-    return (
-        f"{held} {again} {answer} First-epoch accuracies are kept as one number a run and still"
-        " hold them, and so do the gains from first to last epoch, the differences of first and"
-        " last epoch, and whatever comes from a sweep."
-    )
+    return f"{held} {again} {answer} What comes from a sweep still holds them."

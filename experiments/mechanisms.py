@@ -13,7 +13,7 @@ import numpy as np
 import scipy
 from flax import linen as nn
 
-from experiments.evidence import Evidence, LackingError, log_time_ratios, paired
+from experiments.evidence import Evidence, LackingError, Measure, log_time_ratios, paired
 from experiments.questions import BOTH, DROP, DROPOUT_PAIRS, NORM, PLAIN
 from experiments.sentences import joined, signed
 from experiments.sweep_questions import BY_OTHERS, learning_rate_pair
@@ -255,6 +255,10 @@ def order_of_layers(evidence: Evidence) -> dict:
     }
 
 
+#: Of every epoch, so ``[n, epochs]``.
+COURSE = Measure("test accuracy", lambda runs: runs.test_accuracy)
+
+
 def made_of(evidence: Evidence) -> dict:
     """Conclusion 5: what the difference in gain is made of, and in how many epochs dropout leads.
 
@@ -267,7 +271,7 @@ def made_of(evidence: Evidence) -> dict:
     told, numbers = [], {}
     for condition, pair in DROPOUT_PAIRS.items():
         try:
-            courses = paired(evidence, pair, lambda runs: runs.test_accuracy).differences
+            courses = paired(evidence, pair, COURSE).differences
         except LackingError as lacking:
             return _lacks(title, lacking)
         course = 100 * courses.mean(0)

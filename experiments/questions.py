@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from experiments.evidence import (
-    NO_IMAGES,
     Evidence,
     LackingError,
     Measure,
@@ -102,16 +101,16 @@ def accuracy_data(evidence: Evidence, pair: Pair, measure: Measure, rules: Rules
     try:
         if measure.two_epochs and evidence.epochs < 2:
             raise LackingError("one epoch is the first and the last")
-        by_image = measure.of_image if evidence.has_images(pair) else None
-        found = paired(evidence, pair, by_image or measure.of_seed)
+        by_image = evidence.has_images(pair, measure)
+        found = paired(evidence, pair, measure, by_image)
     except LackingError as lacking:
         return Data(None, str(lacking))
-    no_images = NO_IMAGES if measure.of_image and not by_image else None
+    no_images = measure.no_images if measure.of_image and not by_image else None
     return Data(
         (compare_accuracy if by_image else compare)(found.differences, rules),
         lacking=no_images or _too_many_lost(found, rules),
         note=f"over the seeds alone: {measure.why_not}" if measure.why_not else "",
-        by_image=by_image is not None,
+        by_image=by_image,
         left_out=in_words(found.left_out),
     )
 

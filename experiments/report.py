@@ -2,7 +2,7 @@
 
     python -m experiments.report results
 
-reads config.json, results.csv and, where they are there, timing.csv, predictions.npz, test_set.npz
+reads config.json, results.csv and, where they are there, timing.csv, the predictions, test_set.npz
 and the sweeps that are kept with them, and writes summary.json with the five verdicts, figure1.png,
 figure2.png and report.html. With ``--sweep results-sweep`` it first keeps that sweep in the folder.
 """

@@ -4,6 +4,7 @@
     results.csv      one row per variant, seed and epoch: `Row`
     timing.csv       one run alone, variants in turn within each repeat: `TimingRow`
     predictions.npz  per variant, the class each finished run gives each test image
+    first_predictions.npz  the same after each run's first epoch
     test_set.npz     the test images with their labels: `LabelledImages`
     sweeps/          runs of `experiments.sweep` that the conclusions also draw on, if any
     summary.json     per variant: total time, first and last accuracy, with intervals; the verdicts
@@ -34,7 +35,7 @@ from jax_lenet.models import CLASSES
 CONFIG = "config.json"
 RESULTS = "results.csv"
 TIMING = "timing.csv"
-PREDICTIONS = "predictions.npz"
+PREDICTIONS, FIRST_PREDICTIONS = "predictions.npz", "first_predictions.npz"
 TEST_SET = "test_set.npz"
 SWEEPS = "sweeps"
 KEPT = (CONFIG, "sweep.csv")  # of each sweep
@@ -124,6 +125,7 @@ class ResultsFolder:
         RESULTS,
         TIMING,
         PREDICTIONS,
+        FIRST_PREDICTIONS,
         TEST_SET,
         SUMMARY,
         *FIGURES,
@@ -207,9 +209,16 @@ class ResultsFolder:
         """Write timing.csv."""
         self._write_rows(TIMING, TimingRow._fields, rows)
 
-    def write_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
-        """Write predictions.npz: by variant, uint8 ``[seeds, test images]``."""
-        self._write_arrays(PREDICTIONS, predictions)
+    def write_predictions(
+        self, predictions: Mapping[str, np.ndarray], name: str = PREDICTIONS
+    ) -> None:
+        """Write predictions.npz or first_predictions.npz.
+
+        Args:
+            predictions: by variant, uint8 ``[seeds, test images]``.
+            name: of the file.
+        """
+        self._write_arrays(name, predictions)
 
     def write_test_set(self, test_set: LabelledImages) -> None:
         """Write test_set.npz."""
@@ -287,15 +296,15 @@ class ResultsFolder:
         """
         return self._read_rows(TIMING, TimingRow)
 
-    def read_predictions(self) -> dict[str, np.ndarray]:
-        """Read predictions.npz.
+    def read_predictions(self, name: str = PREDICTIONS) -> dict[str, np.ndarray]:
+        """Read predictions.npz or first_predictions.npz.
 
         Raises:
             UserError: if it is missing, or not arrays of classes by seed and image.
         """
-        predictions = self._read_arrays(PREDICTIONS)
+        predictions = self._read_arrays(name)
         if any(array.ndim != 2 or not _are_classes(array) for array in predictions.values()):
-            raise UserError(f"{self.path / PREDICTIONS}: expected uint8 [seeds, images] by variant")
+            raise UserError(f"{self.path / name}: expected uint8 [seeds, images] by variant")
         return predictions
 
     def read_test_set(self) -> LabelledImages:

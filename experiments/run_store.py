@@ -4,7 +4,7 @@
 
 A file for each group of runs that train together, replaced as a whole after every epoch: their
 state, their history and what they make of the test images can't disagree. They are the one truth of
-a study; results.csv and predictions.npz are made from them, see `write_tables`.
+a study; results.csv and the predictions are made from them, see `write_results`.
 """
 
 import json
@@ -22,15 +22,17 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from experiments import durable, npz
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
-from experiments.results import RUNS, ResultsFolder, Row
+from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row
 from jax_lenet.fitting import EpochResult, Fit, state_shapes
 from jax_lenet.models import CLASSES, VARIANTS
 from jax_lenet.training import TrainState
 
-FORMAT = 1
+FORMAT = 2
 #: Of the history, one number an epoch and run; and one an epoch, of all runs together.
 BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_accuracy": "f8"}
 BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
+#: What runs said of the test images, of each class a byte.
+PREDICTED = ("first_predictions", "predictions")
 _NAME = re.compile(r"(\w+)\.seeds-(\d+)(?:-(\d+))?\.npz")
 
 
@@ -76,11 +78,14 @@ class Record(NamedTuple):
     Attributes:
         rows: of results.csv, by seed and epoch.
         epoch: the last that is finished.
-        predictions: class given to each test image after it, uint8 ``[R, test images]``.
+        first_predictions: class given to each test image after the first, uint8
+            ``[R, test images]``.
+        predictions: the same after the last.
     """
 
     rows: list[Row]
     epoch: int
+    first_predictions: np.ndarray
     predictions: np.ndarray
 
 
@@ -114,7 +119,8 @@ class RunFile:
             for run in range(len(self.fit.seeds))
             for result in self.fit.history
         ]
-        return Record(rows, len(self.fit.history), self.fit.predictions)
+        fit = self.fit
+        return Record(rows, len(fit.history), fit.first_predictions, fit.predictions)
 
 
 def _row(group: Group, run: int, result: EpochResult) -> Row:
@@ -142,7 +148,8 @@ def encode(run: RunFile) -> bytes:
         for column, dtype in (BY_RUN | BY_EPOCH).items()
     }
     return npz.encode(
-        {"about": np.array(json.dumps(about, allow_nan=False)), "predictions": fit.predictions}
+        {"about": np.array(json.dumps(about, allow_nan=False))}
+        | {name: getattr(fit, name) for name in PREDICTED}
         | history
         | {f"state/{name}": np.asarray(leaf) for name, leaf in _named(fit.state).items()}
     )
@@ -177,11 +184,12 @@ def _follow_each_other(seeds: Sequence[Any]) -> bool:
 
 def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Fit:
     """Return the runs that the arrays of a file describe, having made sure that they do."""
-    runs, predictions = len(seeds), arrays.get("predictions", np.empty(0))
+    runs = len(seeds)
+    first, last = (arrays.get(name, np.empty(0)) for name in PREDICTED)
     epochs = len(np.atleast_1d(arrays.get("history/train_seconds", ())))
     shapes = {f"history/{column}": ((epochs, runs), dtype) for column, dtype in BY_RUN.items()}
     shapes |= {f"history/{column}": ((epochs,), dtype) for column, dtype in BY_EPOCH.items()}
-    shapes |= {"predictions": ((runs, predictions.size // runs), "u1")}
+    shapes |= dict.fromkeys(PREDICTED, ((runs, last.size // runs), "u1"))
     state = _shapes(variant)
     for name, leaf in _named(state).items():
         shapes[f"state/{name}"] = ((runs, *leaf.shape), leaf.dtype)
@@ -189,14 +197,15 @@ def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray])
     if found != {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}:
         raise DamagedError("its arrays are not those of such runs")
     columns = {column: arrays[f"history/{column}"] for column in BY_RUN | BY_EPOCH}
-    if not _possible(columns, predictions) or (arrays["state/epoch"] != epochs).any():
+    if not _possible(columns, np.stack([first, last])) or (arrays["state/epoch"] != epochs).any():
         raise DamagedError("its numbers are none that training gives")
     history = tuple(
         EpochResult(i + 1, **{column: values[i] for column, values in columns.items()})
         for i in range(epochs)
     )
     leaves = [arrays[f"state/{name}"] for name in _named(state)]
-    return Fit(seeds, history, predictions, jax.tree.unflatten(jax.tree.structure(state), leaves))
+    state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+    return Fit(seeds, history, first, last, state)
 
 
 def _possible(columns: Mapping[str, np.ndarray], predictions: np.ndarray) -> bool:
@@ -317,19 +326,27 @@ def write_results(folder: ResultsFolder, records: Records, variants: Sequence[st
 def write_predictions(
     folder: ResultsFolder, records: Records, variants: Sequence[str], epochs: int
 ) -> None:
-    """Write predictions.npz: of the finished runs of each variant, by seed.
+    """Write predictions.npz and first_predictions.npz: of each variant's finished runs, by seed.
 
     Args:
         folder: of the study.
         records: of its run files.
-        variants: in the order of the file.
+        variants: in the order of the files.
         epochs: of a finished run.
     """
-    finished: dict[str, list[np.ndarray]] = {}
+    finished: dict[str, list[Record]] = {}
     for group in _ordered(records, variants):
         if records[group].epoch == epochs:
-            finished.setdefault(group.variant, []).append(records[group].predictions)
-    folder.write_predictions({name: np.concatenate(own) for name, own in finished.items()})
+            finished.setdefault(group.variant, []).append(records[group])
+    first, last = (
+        {
+            name: np.concatenate([getattr(record, which) for record in own])
+            for name, own in finished.items()
+        }
+        for which in PREDICTED
+    )
+    folder.write_predictions(first, FIRST_PREDICTIONS)
+    folder.write_predictions(last)
 
 
 def _ordered(records: Records, variants: Sequence[str]) -> list[Group]:

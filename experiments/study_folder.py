@@ -11,6 +11,7 @@ from experiments.cli import UserError
 from experiments.going_on import Config, Identity, Kind, Say
 from experiments.results import (
     CONFIG,
+    FIRST_PREDICTIONS,
     PREDICTIONS,
     RESULTS,
     RUNS,
@@ -96,7 +97,10 @@ def _readers(folder: ResultsFolder, records: Records) -> dict[str, Callable[[], 
     return {
         RESULTS: results,
         TIMING: folder.read_timing,
-        PREDICTIONS: folder.read_predictions,
+        **{
+            name: partial(folder.read_predictions, name)
+            for name in (PREDICTIONS, FIRST_PREDICTIONS)
+        },
         TEST_SET: folder.read_test_set,
     }
 
@@ -114,7 +118,7 @@ def whole_repeats(folder: ResultsFolder, settings: Settings) -> list[list[Timing
 
 
 def write_tables(folder: ResultsFolder, settings: Settings, records: Records) -> None:
-    """Write results.csv and predictions.npz as the run files say."""
+    """Write results.csv and the predictions as the run files say."""
     run_store.write_results(folder, records, settings.variants)
     run_store.write_predictions(folder, records, settings.variants, settings.epochs)
 

@@ -8,8 +8,9 @@ conclusion's verdict from those of what it claims; what is asked beside that is 
 not in the verdict. Questions to a sweep are further evidence: a family of their own in each
 conclusion, and no part of its verdict either.
 
-All differences are of two variants from the same seeds, or the same repeats. Where predictions are
-kept, after the last epoch, the test images count as a second source of randomness.
+All differences are of two variants from the same seeds, or the same repeats. The test images count
+as a second source of randomness; the training images do not: what is claimed of training accuracy
+is claimed of the images that are trained on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,6 @@ from experiments.evidence import (
     Evidence,
     LackingError,
     paired,
-    right_of,
 )
 from experiments.questions import (
     BOTH,
@@ -324,7 +324,7 @@ def _pairing(evidence: Evidence, pair: Pair) -> Iterator[dict]:
         if measure.two_epochs and evidence.epochs < 2:
             continue
         with suppress(LackingError):
-            found = paired(evidence, pair, measure.of_seed)
+            found = paired(evidence, pair, measure)
             if len(found.seeds) > 1:
                 gain = pairing_gain(found.first, found.second)
                 yield {"pair": list(pair), "epoch": epoch, **gain._asdict()}
@@ -333,7 +333,7 @@ def _pairing(evidence: Evidence, pair: Pair) -> Iterator[dict]:
 def _mcnemar(evidence: Evidence, pair: Pair) -> Iterator[dict]:
     """Yield McNemar's test of two variants' runs from the first seed that both have."""
     with suppress(LackingError):
-        if evidence.has_images(pair):
-            found = paired(evidence, pair, right_of)
+        if evidence.has_images(pair, LAST):
+            found = paired(evidence, pair, LAST, by_image=True)
             test = mcnemar_test(found.first[0] == 1, found.second[0] == 1)
             yield {"pair": list(pair), "seed": found.seeds[0], **test._asdict()}

@@ -50,13 +50,15 @@ class Fit:
     Attributes:
         seeds: of each run.
         history: one `EpochResult` per epoch so far.
-        predictions: class given to each test image after the last of them, uint8
-            ``[R, test images]``.
+        first_predictions: class given to each test image after the first of them, uint8
+            ``[R, test images]``; of no meaning before it.
+        predictions: the same after the last of them.
         state: after the last of them, every leaf with the run as its first axis.
     """
 
     seeds: tuple[int, ...]
     history: tuple[EpochResult, ...]
+    first_predictions: np.ndarray
     predictions: np.ndarray
     state: TrainState
 
@@ -115,7 +117,7 @@ def fit(
             epoch writes over the memory of its state: copy what is to be kept.
 
     Returns:
-        The histories, last predictions and final states.
+        The histories, first and last predictions and final states.
 
     Raises:
         ValueError: if an argument has the wrong shape, dtype or range.
@@ -155,7 +157,8 @@ def fit(
     )
     if start is None:
         state = programs.init(seed_array)
-        done = Fit(seeds, (), np.empty((len(seeds), len(test.labels)), np.uint8), state)
+        none = np.zeros((len(seeds), len(test.labels)), np.uint8)
+        done = Fit(seeds, (), none, none, state)
     else:
         state = split.place_runs(_filled(start.state, programs.runs), programs.mesh)
         done = start
@@ -164,7 +167,9 @@ def fit(
         state, result, predictions = _train_and_test(
             programs, hyperparameters, state, placed, seed_array, len(seeds)
         )
-        done = Fit(seeds, (*done.history, result), predictions, _without_places(state, len(seeds)))
+        first = done.first_predictions if done.history else predictions
+        history = (*done.history, result)
+        done = Fit(seeds, history, first, predictions, _without_places(state, len(seeds)))
         if save is not None:
             save(done)
         if on_epoch is not None:
@@ -277,11 +282,12 @@ def _check_start(
     shapes = jax.tree.map(lambda x: ((len(seeds), *x.shape), x.dtype), state_shapes(model))
     if jax.tree.map(lambda x: (x.shape, x.dtype), start.state) != shapes:
         raise ValueError("start must have the state of this model's runs")
-    if start.predictions.shape != (len(seeds), test_images):
-        raise ValueError(
-            f"start must have predictions of shape {[len(seeds), test_images]}, not"
-            f" {list(start.predictions.shape)}"
-        )
+    for predictions in (start.first_predictions, start.predictions):
+        if predictions.shape != (len(seeds), test_images):
+            raise ValueError(
+                f"start must have predictions of shape {[len(seeds), test_images]}, not"
+                f" {list(predictions.shape)}"
+            )
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

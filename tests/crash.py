@@ -11,18 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from experiments import lock, run_store
 from experiments.progress import COLUMNS
-from experiments.results import ResultsFolder
+from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
 from tests.faults import names
 
 ROOT = Path(__file__).parents[1]
 VARIANTS, SEEDS = ("LeNet", "LeNet_BN_Dropout"), 2
+PREDICTED = FIRST_PREDICTIONS, PREDICTIONS
 
 Epoch = tuple[str, int, int]  # variant, seed and epoch
 
@@ -44,11 +44,10 @@ def numbers(out: Path) -> tuple:
     """Return everything of a finished study that may not depend on how it came about."""
     with (out / "results.csv").open() as file:
         rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
-    with np.load(out / "predictions.npz", allow_pickle=False) as file:
-        predictions = {name: (file[name].shape, file[name].tobytes()) for name in file.files}
+    predictions = [(out / name).read_bytes() for name in PREDICTED]
     summary = json.loads((out / "summary.json").read_text())["variants"]
     accuracies = {name: {**of, "total_seconds": None} for name, of in summary.items()}
-    return rows, predictions, (out / "predictions.npz").read_bytes(), accuracies
+    return rows, predictions, accuracies
 
 
 def finished(out: Path) -> set[Epoch]:
@@ -61,7 +60,7 @@ def finished(out: Path) -> set[Epoch]:
         "config.json": folder.read_config,
         "results.csv": folder.read_results,
         "timing.csv": folder.read_timing,
-        "predictions.npz": folder.read_predictions,
+        **{name: partial(folder.read_predictions, name) for name in PREDICTED},
         "test_set.npz": folder.read_test_set,
         "summary.json": lambda: json.loads((out / "summary.json").read_text()),
     }

@@ -107,7 +107,7 @@ def right_of(accuracies, ease, truth, draws):
 
 
 def write(folder, truth, number=0):
-    """Write a study: config.json, results.csv, predictions.npz, test_set.npz, timing.csv."""
+    """Write a study: config.json, results.csv, both predictions, test_set.npz, timing.csv."""
     draws = np.random.default_rng(number)
     results = ResultsFolder.create(folder, overwrite=False)
     settings = CONFIG["settings"] | {"seeds": truth.seeds}
@@ -120,12 +120,9 @@ def write(folder, truth, number=0):
     results.write_test_set(LabelledImages(pixels, labels, wrong))
     runs = drawn(truth, draws)
     results.write_results([row for variant in runs for row in rows_of(variant, runs, truth)])
-    results.write_predictions(
-        {
-            v: np.where(own.last, labels, (labels + 1) % 10).astype(np.uint8)
-            for v, own in runs.items()
-        }
-    )
+    for name, place in (("first_predictions.npz", 0), ("predictions.npz", 1)):
+        said = {v: np.where(own[place], labels, (labels + 1) % 10) for v, own in runs.items()}
+        results.write_predictions({v: x.astype(np.uint8) for v, x in said.items()}, name)
     if truth.repeats:
         results.write_timing(timing_of(truth, draws))
     return results
@@ -144,7 +141,11 @@ def drawn_evidence(truth, number):
     for variant, own in (found := drawn(truth, draws)).items():
         rows = list(rows_of(variant, found, truth))
         by_run = [rows[start : start + 3] for start in range(0, len(rows), 3)]
-        runs[variant] = replace(runs_of(by_run), right=own.last.astype(np.float64))
+        runs[variant] = replace(
+            runs_of(by_run),
+            right=own.last.astype(np.float64),
+            right_first=own.first.astype(np.float64),
+        )
     for row in timing_of(truth, draws):
         seconds = np.array([row.train_seconds, row.test_seconds])
         timing.setdefault(row.variant, {})[row.repeat] = seconds

@@ -247,6 +247,7 @@ DAMAGE = [
     *(("config.json", *case) for case in CONFIG),
     *(("results.csv", *case) for case in ROWS),
     *(("predictions.npz", *case) for case in ARCHIVE + PREDICTIONS),
+    *(("first_predictions.npz", *case) for case in ARCHIVE + PREDICTIONS),
     *(("test_set.npz", *case) for case in ARCHIVE + TEST_SET),
     *(("timing.csv", *case) for case in TIMING),
     *((f"{SWEEP}config.json", *case) for case in KEPT),

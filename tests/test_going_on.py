@@ -18,7 +18,7 @@ from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
 from experiments.lock import one_writer
 from experiments.progress import Display
-from experiments.results import ResultsFolder
+from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
 from experiments.settings import StudySettings
 from jax_lenet import load
 from jax_lenet.ensemble import compile_programs
@@ -69,7 +69,8 @@ def numbers(out):
         rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
     summary = json.loads((out / "summary.json").read_text())["variants"]
     accuracies = {name: {**of, "total_seconds": None} for name, of in summary.items()}
-    return rows, (out / "predictions.npz").read_bytes(), accuracies
+    predictions = [(out / name).read_bytes() for name in (FIRST_PREDICTIONS, PREDICTIONS)]
+    return rows, predictions, accuracies
 
 
 @pytest.fixture
@@ -420,6 +421,7 @@ DAMAGE = [
     ("config.json", cut_in_half, 0),
     ("config.json", edited, 0),
     ("predictions.npz", cut_in_half, 0),
+    ("first_predictions.npz", cut_in_half, 0),
     ("test_set.npz", cut_in_half, 0),
 ]
 

@@ -89,8 +89,8 @@ def study_row(variant, seed, epoch, accuracy):
 
 
 def test_plans_train_the_first_seed_alone_and_the_missing_ones_beside_it():
-    record = run_store.Record([], 2, np.zeros((1, 1), np.uint8))
-    begun = run_store.Record([], 1, np.zeros((2, 1), np.uint8))
+    record = run_store.Record([], 2, *np.zeros((2, 1, 1), np.uint8))
+    begun = run_store.Record([], 1, *np.zeros((2, 2, 1), np.uint8))
     records = {
         study.Group("LeNet", (0,)): record,
         study.Group("LeNet", (3, 4)): begun,

@@ -79,17 +79,16 @@ def test_a_verdict_that_hangs_on_them_is_named_with_both_answers(study):
     name = "2 (last epoch, without dropout)"
     assert name in wrong["changed"]
     assert f"{name}: no practical difference instead of supported" in wrong["text"]
-    # 15 of 1,000, then none; dropout beside the plain model, which differs elsewhere too, as much.
-    assert wrong["largest_move"] == pytest.approx(1.5, abs=0.02)
+    # 15 of 1,000, then none; others differ elsewhere too, and in two epochs at once.
+    assert 1.48 < wrong["largest_move"] < 1.6
 
 
-def test_first_epochs_and_training_are_not_made_again(study):
-    # Last epochs in 2, 4 and 5, twice each but in 4, and the gap.
-    assert study["wrong_labels"]["recomputed"] == 2 + 2 + 2
+def test_whatever_rests_on_test_images_is_made_again(study):
+    # In 2 and 5 at the last epoch, at the first and between them, twice each; in 4 both parts.
+    assert study["wrong_labels"]["recomputed"] == 6 + 6 + 2
     text = study["wrong_labels"]["text"]
-    assert "6 comparisons rest on" in text
-    assert "First-epoch accuracies are kept as one number a run and still hold them" in text
-    assert "so do the gains from first to last epoch, the differences of first and last" in text
+    assert "14 comparisons rest on the test images" in text
+    assert "What comes from a sweep still holds them" in text
 
 
 def test_one_comparison_is_told_as_one(study):
@@ -97,7 +96,7 @@ def test_one_comparison_is_told_as_one(study):
     entry["parts"] = entry["parts"][:1]
     found = label_errors.summarize(np.array([True]), [entry], [copy.deepcopy(entry)])
     assert found is not None
-    assert "1 comparison rests on which images were right" in found["text"]
+    assert "1 comparison rests on the test images" in found["text"]
     assert "was made again without them: its estimate moves by 0.000 points." in found["text"]
 
 
@@ -112,7 +111,8 @@ def test_where_nothing_changes_it_says_so(study):
 
 def test_without_predictions_none_is_made_again(tmp_path):
     folder = write(tmp_path / "r", replace(Truth(), seeds=2, images=50, repeats=0))
-    (folder.path / "predictions.npz").unlink()
+    for name in ("predictions.npz", "first_predictions.npz"):
+        (folder.path / name).unlink()
     summary = summarize(evidence_of(folder), Rules(resamples=99))
     assert summary["wrong_labels"]["changed"] == []
     assert "none was made again" in summary["wrong_labels"]["text"]

@@ -65,17 +65,20 @@ def test_the_first_seed_of_every_variant_comes_first_and_the_table_is_by_variant
     assert rows == [(v, s, e) for v in VARIANTS for s in "01" for e in "12"]
 
 
-def test_predictions_agree_with_the_last_epochs_accuracy(finished):
+@pytest.mark.parametrize(
+    ("name", "epoch"), [("first_predictions.npz", "1"), ("predictions.npz", "2")]
+)
+def test_predictions_agree_with_their_epochs_accuracy(finished, name, epoch):
     from jax_lenet import load
 
     labels = load("mnist_sample").test_labels
-    rows = rows_of(finished[0] / "results.csv")
-    with np.load(finished[0] / "predictions.npz", allow_pickle=False) as predictions:
+    rows = [row for row in rows_of(finished[0] / "results.csv") if row["epoch"] == epoch]
+    with np.load(finished[0] / name, allow_pickle=False) as predictions:
         assert sorted(predictions) == sorted(VARIANTS)
         for row in rows:
-            if row["epoch"] == "2":
-                right = (predictions[row["variant"]][int(row["seed"])] == labels).mean()
-                assert right == pytest.approx(float(row["test_accuracy"]), abs=1e-6)
+            right = (predictions[row["variant"]][int(row["seed"])] == labels).mean()
+            assert right == pytest.approx(float(row["test_accuracy"]), abs=1e-6)
+    assert len(rows) == 2 * len(VARIANTS)
 
 
 def test_the_summary_is_that_of_the_rows(finished):

@@ -43,8 +43,8 @@ def run_file(variant="LeNet", seeds=(0,), epochs=2, identity=IDENTITY):
         )
         for number in range(1, epochs + 1)
     ]
-    predictions = draws.integers(0, 10, (len(seeds), IMAGES)).astype(np.uint8)
-    return RunFile(variant, Fit(seeds, tuple(history), predictions, state), identity)
+    first, last = draws.integers(0, 10, (2, len(seeds), IMAGES)).astype(np.uint8)
+    return RunFile(variant, Fit(seeds, tuple(history), first, last, state), identity)
 
 
 @pytest.fixture
@@ -71,6 +71,7 @@ def test_a_run_file_is_read_back_to_the_last_bit(folder, variant, seeds):
     for one, other in (
         (found.fit.state, written.fit.state),
         (found.fit.history, written.fit.history),
+        (found.fit.first_predictions, written.fit.first_predictions),
         (found.fit.predictions, written.fit.predictions),
     ):
         jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -186,6 +187,9 @@ FOREIGN = {
     "an identity of other parts": with_about(identity={"settings": {}}),
     "an identity that is a list": with_about(identity={"settings": [], "environment": {}}),
     "no predictions": without("predictions"),
+    "none after the first epoch": without("first_predictions"),
+    "more images after the first epoch": with_array("first_predictions", lambda x: x.repeat(2, 1)),
+    "a class that the first epoch has not": with_array("first_predictions", set_first(10)),
     "no image": with_array("predictions", lambda x: x[:, :0]),
     "predictions as floats": with_array("predictions", lambda x: x.astype(np.float32)),
     "a class that there is not": with_array("predictions", set_first(10)),
@@ -216,12 +220,12 @@ def test_a_sound_file_of_something_else_is_damaged(edit):
 
 def test_a_file_of_another_version_is_named_with_both_versions(folder):
     arrays = npz.decode(run_store.encode(run_file()))
-    with_about(format=2)(arrays)
+    with_about(format=run_store.FORMAT + 1)(arrays)
     path = folder / "runs" / "LeNet.seeds-0.npz"
     path.write_bytes(npz.encode(arrays))
     with pytest.raises(UserError) as caught:
         run_store.read(path)
-    assert str(caught.value) == f"{path}: expected format 1, but another version wrote format 2"
+    assert str(caught.value) == f"{path}: expected format 2, but another version wrote format 3"
 
 
 # Looking through the folder
@@ -292,10 +296,10 @@ def test_of_two_files_with_the_same_run_the_second_is_set_aside(folder):
 
 def test_a_file_of_another_version_stays_where_it_is(folder):
     arrays = npz.decode(run_store.encode(run_file()))
-    with_about(format=2)(arrays)
+    with_about(format=run_store.FORMAT + 1)(arrays)
     path = folder / "runs" / "LeNet.seeds-0.npz"
     path.write_bytes(npz.encode(arrays))
-    with pytest.raises(UserError, match="expected format 1"):
+    with pytest.raises(UserError, match="expected format 2"):
         scan(folder, [])
     assert path.exists()
 
@@ -316,7 +320,8 @@ def test_tables_have_one_order_whatever_was_trained_first(tmp_path):
         records = {run.group: run.record for run in order}
         run_store.write_results(folder, records, ("LeNet", "LeNet_BN_drop6"))
         run_store.write_predictions(folder, records, ("LeNet", "LeNet_BN_drop6"), epochs=2)
-        tables.append([(folder.path / n).read_bytes() for n in ("results.csv", "predictions.npz")])
+        names = "results.csv", "predictions.npz", "first_predictions.npz"
+        tables.append([(folder.path / name).read_bytes() for name in names])
     assert tables[0] == tables[1]
     rows = [(row.variant, row.seed, row.epoch) for row in folder.read_results()]
     runs = [(seed, epoch) for seed in range(4) for epoch in (1, 2)] + [(4, 1)]
@@ -325,3 +330,6 @@ def test_tables_have_one_order_whatever_was_trained_first(tmp_path):
     assert list(predictions) == ["LeNet", "LeNet_BN_drop6"]
     expected = [run_file("LeNet", seeds).fit.predictions for seeds in ((0,), (1, 2), (3,))]
     np.testing.assert_array_equal(predictions["LeNet"], np.concatenate(expected))
+    first = folder.read_predictions("first_predictions.npz")
+    expected = [run_file("LeNet", seeds).fit.first_predictions for seeds in ((0,), (1, 2), (3,))]
+    np.testing.assert_array_equal(first["LeNet"], np.concatenate(expected))

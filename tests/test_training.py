@@ -337,6 +337,10 @@ def edited(**changes):
             edited(predictions=np.zeros((1, 49), np.uint8)),
             "start must have predictions of shape [1, 50], not [1, 49]",
         ),
+        (
+            edited(first_predictions=np.zeros((2, 50), np.uint8)),
+            "start must have predictions of shape [1, 50], not [2, 50]",
+        ),
     ],
 )
 def test_a_start_of_something_else_is_refused(edit, message):

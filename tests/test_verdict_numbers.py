@@ -31,8 +31,8 @@ def by_seed(folder, variant, column, epoch):
     return np.array([float(r[column]) for r in rows if r["epoch"] == str(epoch)])
 
 
-def right_of(folder, variant):
-    return folder.read_predictions()[variant] == folder.read_test_set().labels
+def right_of(folder, variant, name="predictions.npz"):
+    return folder.read_predictions(name)[variant] == folder.read_test_set().labels
 
 
 def flips_p(differences):
@@ -47,24 +47,17 @@ def flips_p(differences):
 
 
 @pytest.mark.parametrize(
-    ("number", "name", "pair", "column", "change"),
+    ("name", "pair"),
     [
-        (2, "first epoch, with dropout", (BOTH, DROP), "test_accuracy", (1, None)),
-        (2, "first against last epoch, without dropout", (NORM, PLAIN), "test_accuracy", (1, 3)),
-        (3, "last epoch, without batch norm", (DROP, PLAIN), "train_accuracy", (3, None)),
-        (5, "gain, with batch norm", (BOTH, NORM), "test_accuracy", (3, 1)),
+        ("last epoch, without batch norm", (DROP, PLAIN)),
+        ("last epoch, with batch norm", (BOTH, NORM)),
     ],
 )
-def test_a_part_over_seeds_is_scipys_t_interval_and_sign_flips(
-    claimed, number, name, pair, column, change
-):
+def test_a_part_on_training_images_is_scipys_t_interval_and_sign_flips(claimed, name, pair):
     folder, summary = claimed
-    part = part_of(summary, number, name)
-    plus, minus = change
-    values = [by_seed(folder, v, column, plus) for v in pair]
-    if minus:
-        values = [x - by_seed(folder, v, column, minus) for x, v in zip(values, pair, strict=True)]
-    differences = 100 * (values[0] - values[1])
+    part = part_of(summary, 3, name)
+    first, second = (by_seed(folder, variant, "train_accuracy", 3) for variant in pair)
+    differences = 100 * (first - second)
     low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     found = [part["estimate"], part["low"], part["high"]]
     np.testing.assert_allclose(found, [differences.mean(), low, high], rtol=1e-9)
@@ -96,24 +89,36 @@ def two_way_t(differences):
     return mean, error, freedom
 
 
+LAST, FIRST = ("predictions.npz", 1), ("first_predictions.npz", 1)
+LESS_LAST, LESS_FIRST = ("predictions.npz", -1), ("first_predictions.npz", -1)
+
+
 @pytest.mark.parametrize(
-    ("number", "name", "pair", "gap"),
+    ("number", "name", "pair", "terms"),
     [
-        (2, "last epoch, without dropout", (NORM, PLAIN), False),
-        (5, "last epoch, with batch norm", (BOTH, NORM), False),
-        (4, "test accuracy, with batch norm", (DROP6, NORM), False),
-        (4, "gap, with batch norm", (DROP6, NORM), True),
+        (2, "last epoch, without dropout", (NORM, PLAIN), [LAST]),
+        (2, "first epoch, with dropout", (BOTH, DROP), [FIRST]),
+        (2, "first against last epoch, without dropout", (NORM, PLAIN), [FIRST, LESS_LAST]),
+        (4, "test accuracy, with batch norm", (DROP6, NORM), [LAST]),
+        (4, "gap, with batch norm", (DROP6, NORM), [("train_accuracy", 1), LESS_LAST]),
+        (5, "last epoch, with batch norm", (BOTH, NORM), [LAST]),
+        (5, "gain, with batch norm", (BOTH, NORM), [LAST, LESS_FIRST]),
     ],
 )
-def test_a_last_epoch_part_takes_seeds_and_images_as_random(claimed, number, name, pair, gap):
+def test_a_part_on_test_images_takes_seeds_and_images_as_random(claimed, number, name, pair, terms):
     folder, _ = claimed
     summary = summary_of(folder, Rules())
     part = part_of(summary, number, name)
-    first, second = (right_of(folder, variant).astype(float) for variant in pair)
-    differences = first - second
-    if gap:
-        train = [by_seed(folder, variant, "train_accuracy", 3) for variant in pair]
-        differences = (train[0] - train[1])[:, None] - differences
+
+    def has(variant):
+        return sum(
+            sign * by_seed(folder, variant, source, 3)[:, None]
+            if source == "train_accuracy"
+            else sign * right_of(folder, variant, source).astype(float)
+            for source, sign in terms
+        )
+
+    differences = has(pair[0]) - has(pair[1])
     mean, error, freedom = two_way_t(100 * differences)
     assert part["estimate"] == pytest.approx(mean)
     half = stats.t.ppf(0.975, freedom) * error
