@@ -25,7 +25,12 @@ def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
     """
     for path in sweeps:
         _check(path, config)
-    return [{name: (path / name).read_bytes() for name in (CONFIG, ROWS)} for path in sweeps]
+    return [files_of(path) for path in sweeps]
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """Return what is kept of a sweep, by file name."""
+    return {name: (path / name).read_bytes() for name in (CONFIG, ROWS)}
 
 
 def _check(path: Path, config: dict) -> None:

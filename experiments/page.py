@@ -94,7 +94,7 @@ def render(folder: ResultsFolder, config: dict, summary: dict) -> str:
         "pairing": summary.get("pairing") or [],
         "mcnemar": summary.get("mcnemar") or [],
         "wrong_labels": summary.get("wrong_labels"),
-        "command": provenance.command(config),
+        "commands": provenance.commands(config),
         "sweeps": provenance.sweep_commands(folder),
         "folder": shlex.quote(str(folder.path)),
         "facts": provenance.facts(config),

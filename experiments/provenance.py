@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.results import CONFIG, SWEEPS, ResultsFolder
@@ -30,6 +30,16 @@ def command(config: Mapping[str, Any], out: str = "again") -> list[str]:
     ]
 
 
+def commands(config: Mapping[str, Any]) -> list[list[str]]:
+    """Return the commands that repeat a study, or the studies that one was joined of."""
+    parts = config.get("parts")
+    if not parts:
+        return [command(config)]
+    names = [f"part-{number}" for number in range(1, len(parts) + 1)]
+    join = [f"python -m {shlex.quote(config['program'])} {' '.join(names)}", "--out again"]
+    return [*(command(part, name) for part, name in zip(parts, names, strict=True)), join]
+
+
 def sweep_commands(folder: ResultsFolder) -> list[list[str]]:
     """Return the commands that repeat the sweeps that a folder keeps, each as `command` does."""
     kept = sorted((folder.path / SWEEPS).glob(f"[0-9]*/{CONFIG}"))
@@ -54,7 +64,20 @@ def facts(config: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         "Versions": config.get("versions") or {},
         "Machine": {**(config.get("machine") or {}), "device": config.get("device")},
     }
+    if config.get("parts"):
+        parts |= {"Joined from": _joined_from(config["parts"])}
     return {heading: list(_lines(content)) for heading, content in parts.items()}
+
+
+def _joined_from(parts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what tells the folders apart that a study was joined of."""
+    lines = {}
+    for number, part in enumerate(parts, 1):
+        settings, machine = part["settings"], part.get("machine") or {}
+        seeds = f"{settings.get('seeds')} seeds from {settings.get('first_seed')}"
+        jax = (part.get("versions") or {}).get("jax")
+        lines[f"part-{number}"] = f"{seeds}; {machine.get('processor')}, jax {jax}"
+    return lines
 
 
 def _lines(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

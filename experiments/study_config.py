@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +80,18 @@ def check(config: Any, path: Path) -> None:
     Traceback (most recent call last):
     experiments.cli.UserError: config.json: expected the config.json of a study: title is a line...
     """
-    for place, words in _wrong(config, STUDY, ""):
+    for place, words in chain(_wrong(config, STUDY, ""), _wrong_parts(config)):
         raise UserError(f"{path}: expected the config.json of a study: {place} is {words}")
+
+
+def _wrong_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the config.json of folders that were joined, if any were."""
+    parts = config.get("parts", [])
+    if not isinstance(parts, list):
+        yield "parts", "a list"
+        return
+    for number, part in enumerate(parts):
+        yield from _wrong(part, STUDY, f"parts[{number}]")
 
 
 def _wrong(found: Any, wanted: Kind | Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
