@@ -38,7 +38,18 @@ def compile_together(*lowered: Lowered) -> list[Compiled]:
     4.1 s at the same time, 4.8 s one after the other.
     """
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda one: one.compile(), lowered))
+        return list(pool.map(_compile, lowered))
+
+
+def _compile(lowered: Lowered) -> Compiled:
+    """Compile a program; for a CPU without LLVM's last level of optimization.
+
+    The epoch of a model with batch norm and dropout took 12.7 s of one core with it and takes 6.9 s
+    without; the program is no slower, its results agree to the last digit or two.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    options: Any = {"xla_backend_optimization_level": 2} if on_cpu else None  # whatever JAX's type
+    return lowered.compile(compiler_options=options)
 
 
 def timed(function: Callable, *args: Any) -> tuple[Any, float]:
