@@ -49,12 +49,12 @@ def use_cpu_devices(count: int | None) -> int:
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
         except RuntimeError:  # JAX runs already, as in a notebook or a test
-            if count is not None and count != jax.device_count():
+            if count is not None and count != jax.local_device_count():
                 raise UserError(
-                    f"--devices: expected {jax.device_count()}, what JAX runs on already, not"
+                    f"--devices: expected {jax.local_device_count()}, what JAX runs on already, not"
                     f" {count}"
                 ) from None
-    return jax.device_count()
+    return jax.local_device_count()
 
 
 def return_memory() -> None:

@@ -42,8 +42,9 @@ from experiments.sweep_results import (
     summarize,
 )
 from experiments.sweep_settings import Settings
+from experiments.together import Together
 from jax_lenet import VARIANTS, Dataset, Examples, Hyperparameters, Programs, split
-from jax_lenet.ensemble import Placed, compile_programs, devices_to_split, spread
+from jax_lenet.ensemble import Placed, compile_programs, devices_for
 from jax_lenet.training import examples, prepare_examples
 
 
@@ -62,45 +63,38 @@ class Data:
         held_out: the validation images, then the test images: one program looks at both, once.
         labels: of the held-out images, on the host, ``[validation + test]``.
         validation: how many of them are validation images.
-        devices: on how many devices they are.
+        together: how many runs train together.
     """
 
     train: Examples
     held_out: Examples
     labels: np.ndarray
     validation: int
-    devices: int
+    together: Together
 
     @classmethod
-    def of(cls, data: Dataset, settings: Settings) -> "Data":
+    def of(cls, data: Dataset, settings: Settings, together: Together) -> "Data":
         """Prepare a data set, and put it where the programs want it."""
         labels = np.concatenate([data.validation_labels, data.test_labels])
         images = np.concatenate([data.validation_images, data.test_images])
         moments = any(VARIANTS[name].batch_norm for name in settings.variants)
         train = prepare_examples(examples(data.train_images, data.train_labels), moments)
         held_out = prepare_examples(examples(images, labels), moments=False)
-        devices = devices_for(settings, len(data.train_labels), len(labels))
-        train, held_out = spread(train, held_out, devices)
-        return cls(train, held_out, labels, len(data.validation_labels), devices)
-
-
-def devices_for(settings: Settings, train: int, held_out: int) -> int:
-    """Return how many devices train a group: each some of the runs, or a share of every batch."""
-    if settings.width % jax.device_count() == 0:
-        return jax.device_count()
-    return devices_to_split(train, held_out, settings.batch_size)
+        train, held_out = split.spread(train, held_out, jax.local_device_count())
+        return cls(train, held_out, labels, len(data.validation_labels), together)
 
 
 def compile_for(settings: Settings, variant: str, data: Data) -> Programs:
     """Compile what trains every run of one model, whatever its rates and seed."""
+    runs, sizes = data.together.runs, (len(data.train.labels), len(data.labels))
     programs = compile_programs(
         VARIANTS[variant].clone(precision=settings.precision),
         data.train,
         data.held_out,
-        runs=settings.width,
+        runs=runs,
         batch_size=settings.batch_size,
         traced_dropout=settings.learning_rates is None,
-        devices=data.devices,
+        devices=devices_for(runs, *sizes, settings.batch_size),
     )
     startup.return_memory()
     return programs
@@ -169,13 +163,12 @@ def _arrays(runs: Sequence[Run], programs: Programs) -> tuple[jax.Array, Hyperpa
 
 def train_all(
     settings: Settings,
-    data: Dataset,
+    data: Data,
     folder: SweepFolder,
     rows: dict[Run, SweepRow],
     display: Display,
 ) -> None:
     """Train every run that has no row yet, model after model, and write each as it comes."""
-    on_device = Data.of(data, settings)
     order = all_runs(settings)
     for variant in settings.variants:
         own = [c for c in settings.candidates if c.variant == variant]
@@ -183,13 +176,13 @@ def train_all(
         if not left:
             continue
         display.now(f"{variant}: compiling")
-        programs = compile_for(settings, variant, on_device)
-        placed = programs.place(on_device.train, on_device.held_out)
-        for group in groups_of(left, settings.width):
+        programs = compile_for(settings, variant, data)
+        placed = programs.place(data.train, data.held_out)
+        for group in groups_of(left, data.together.runs):
             display.now(f"{variant}: run {len(rows) + 1}")
             count = partial(display.epoch, len(group))
             with signals.deferred():
-                finished = train_group(programs, placed, on_device, group, settings.epochs, count)
+                finished = train_group(programs, placed, data, group, settings.epochs, count)
                 rows |= dict(zip(group, finished, strict=True))
                 folder.write_sweep_rows(rows[run] for run in order if run in rows)
             display.add(finished)
@@ -233,12 +226,13 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
     """Train what is left, once the folder and the settings agree."""
     data = settings.load()
     cache = settings.start_jax()
+    together = settings.together(data, partial(say, console))
     rate = "dropout rate" if settings.learning_rates is None else "learning rate"
     config = {
         "title": f"LeNet-5 on MNIST: accuracy by {rate}",
         "program": PROGRAM,
         "settings": settings.as_json(),
-        "runs_at_once": settings.width,
+        "runs_at_once": together.each,
         "data": environment.data_facts(data),
         "device": environment.jax_device(),
         "machine": environment.machine(),
@@ -253,7 +247,7 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
         return
     shown = settings.candidates, settings.seeds, settings.epochs
     with Display(console, *shown, rows.values()) as display:
-        train_all(settings, data, folder, rows, display)
+        train_all(settings, Data.of(data, settings, together), folder, rows, display)
     folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 from experiments import cli
 from experiments.settings import JaxSettings
 from experiments.sweep_results import Candidates
+from experiments.together import Together, affordable, asked_for
 from jax_lenet import VARIANTS, Dataset
 
 DROPOUT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -37,8 +37,8 @@ class Settings(JaxSettings):
     """Which models to train. Dropout rates are for LeNet (no batch norm) and LeNet_BN_noDropout
     (batch norm); learning rates are for any of the six."""
     runs_at_once: int | None = None
-    """Runs, of whatever rate and seed, that train together: one a device on a CPU, 32 on a GPU
-    unless told otherwise."""
+    """Runs, of whatever rate and seed, that train together: on a CPU in all, one a device unless
+    told otherwise; on each GPU, 32, or fewer where its memory has no room."""
     out: Path = Path("results-sweep")
     """The folder that gets the results."""
 
@@ -101,11 +101,19 @@ class Settings(JaxSettings):
             for layers in self.layers
         )
 
-    @cached_property
-    def width(self) -> int:
-        """How many runs train together; known once JAX is started."""
-        on_cpu = jax.default_backend() == "cpu"
-        return self.runs_at_once or (jax.device_count() if on_cpu else 32)
+    def together(self, data: Dataset, say: Callable[[str], None]) -> Together:
+        """Return how many runs train together; known once JAX is started.
+
+        Args:
+            data: of the sweep.
+            say: prints a line; it gets one where memory has room for fewer than are wanted.
+        """
+        models = {name: VARIANTS[name] for name in self.variants}
+        tests = len(data.validation_labels), len(data.test_labels)
+        points = {c.point(rate) for c in self.candidates for rate in c.rates}
+        most = len(points) * self.seeds
+        asked = asked_for(self.runs_at_once, on_cpu=jax.local_device_count(), most=most)
+        return affordable(asked, models, data, tests, self.batch_size, say)
 
 
 def is_dropout_rate(rate: float) -> bool:

@@ -20,6 +20,7 @@ from jax.stages import Compiled
 from jax_lenet import split, training
 from jax_lenet.blocked import Prepared
 from jax_lenet.models import LeNet5
+from jax_lenet.split import spread  # noqa: F401 - for those who still look for it here
 from jax_lenet.timing import compile_together, timed
 from jax_lenet.training import Evaluation, Examples, Hyperparameters, TrainState, Variables
 
@@ -33,10 +34,10 @@ class Programs:
 
     Attributes:
         model: what they train.
-        runs: how many at once.
+        runs: how many at once; a multiple of the devices that share them.
         batch_size: images in a step.
         traced_dropout: whether the rates are arguments, not the model's own.
-        mesh: of the devices over which a run's batches are split; None for one device.
+        mesh: of the devices that share the runs, or one run's batches; None for one device.
         draw: ``seeds -> variables``, the initial ones of a model with all layers.
         epoch: ``(hyperparameters, state, train, seeds) -> (state, loss [R])``; the state that goes
             in is donated.
@@ -229,10 +230,11 @@ def compile_programs(
         runs: how many runs train at once.
         batch_size: images in a step.
         traced_dropout: whether `fit` will be given dropout rates in place of the model's own.
-        devices: that share the runs, if their number divides R, or else each batch, which must
-            then divide evenly (`split_evenly`). Two CPU devices make one run a sixth faster than
-            one device with two cores does; ``jax.config.update("jax_num_cpu_devices", 2)`` before
-            anything else gives a CPU two.
+        devices: that share the runs, or of a run alone each batch, which must then divide evenly
+            (`split.split_evenly`). R that they do not divide becomes the next number that they do,
+            `Programs.runs`; `fit` fills the places. `devices_for` tells how many are best. Two CPU
+            devices make one run a sixth faster than one device with two cores does;
+            ``jax.config.update("jax_num_cpu_devices", 2)`` before anything else gives a CPU two.
         warm_up: also run each function once (one epoch of training) on a state that is thrown away:
             a first call is slower than those that follow.
     """
@@ -240,6 +242,7 @@ def compile_programs(
     check = train_check(train)
     counts = (len(train.labels), len(check.labels), len(test.labels))
     mesh = _mesh_for(devices, runs, batch_size, *counts)
+    runs = split.places(runs, devices)
     seeds = jnp.zeros(runs, jnp.uint32)
     rates = jnp.zeros(runs, jnp.float32)
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
@@ -279,13 +282,13 @@ def compile_programs(
 def _mesh_for(
     devices: int, runs: int, batch_size: int, train: int, check: int, test: int
 ) -> Mesh | None:
-    """Return the mesh on which devices share runs or, where R does not divide, each batch."""
+    """Return the mesh on which devices share the runs or, of a run alone, each batch."""
     for name, number in (("devices", devices), ("runs", runs), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
-    if runs % devices == 0:
+    if runs > 1:
         return split.mesh_of(devices, split.RUNS)
-    if not split_evenly(devices, batch_size, train, check, test):
+    if not split.split_evenly(devices, batch_size, train, check, test):
         raise ValueError(
             f"batches of {batch_size} from {train} training images and {test} test images"
             f" cannot be shared evenly by {devices} devices"
@@ -303,45 +306,32 @@ def _warm_up(
     jax.block_until_ready(programs.evaluate_test(warmed.variables, data.test))
 
 
-def split_evenly(devices: int, batch_size: int, train: int, check: int, test: int) -> bool:
-    """Tell whether devices can share every batch, and the images of both tests, evenly.
+def devices_for(runs: int, train: int, test: int, batch_size: int) -> int:
+    """Return how many of this process's devices are best for R runs that train together.
+
+    Each trains as many runs as any other, on no more devices than that takes: five runs on four
+    devices are two on each of three, as a fourth would only wait. A run alone is split over two of
+    a CPU's, where they can share the work evenly. More have not been measured, and a GPU is faster
+    than what it would take two to talk to each other.
 
     Args:
-        devices: how many.
-        batch_size: images in a step.
-        train: number of training examples; the last batch is what is left over of them.
-        check: number of examples that training accuracy is measured on.
-        test: number of test examples.
-
-    >>> split_evenly(2, 128, 50_000, 10_000, 10_000), split_evenly(2, 128, 129, 129, 1000)
-    (True, False)
-    """
-    return all(number % devices == 0 for number in (batch_size, train % batch_size, check, test))
-
-
-def devices_to_split(train: int, test: int, batch_size: int) -> int:
-    """Return over how many devices a run alone is best split.
-
-    Two of a CPU's, where they can share the work evenly. More have not been measured, and a GPU is
-    faster than what it would take two to talk to each other.
-
-    Args:
+        runs: how many.
         train: number of training examples.
         test: number of test examples.
         batch_size: images in a step.
     """
-    two = jax.default_backend() == "cpu" and jax.device_count() > 1
+    devices = jax.local_device_count()
+    if runs > 1:
+        turns = -(-runs // devices)
+        return -(-runs // turns)
+    two = jax.default_backend() == "cpu" and devices > 1
     check = min(train, TRAIN_ACCURACY_IMAGES)
-    return 2 if two and split_evenly(2, batch_size, train, check, test) else 1
+    return 2 if two and split.split_evenly(2, batch_size, train, check, test) else 1
 
 
-def spread(train: Examples, test: Examples, devices: int) -> tuple[Examples, Examples]:
-    """Return the examples where programs compiled for so many devices want them.
-
-    Programs put them there themselves; who uses several saves a copy for each by doing it first.
-    """
-    mesh = split.mesh_of(devices)
-    return split.shared(train, mesh), split.shared(test, mesh)
+def devices_to_split(train: int, test: int, batch_size: int) -> int:
+    """Return over how many devices a run alone is best split: `devices_for` one."""
+    return devices_for(1, train, test, batch_size)
 
 
 def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:

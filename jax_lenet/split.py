@@ -3,10 +3,12 @@
 XLA uses two cores better when each works for itself than when both work on each operation: between
 two small operations one core waits for the other. So, under `jax.shard_map`,
 
-- R runs on D devices that divide R: each device trains R / D of them, and none waits for another;
-- any other number of runs is *split*: every device holds the whole state and all training images,
-  takes its share of each batch, and the devices average their gradients and, for batch norm, the
-  batch's statistics. The result is that of the run on one device, to rounding.
+- R runs on D devices: each device trains as many of them as any other, and none waits for another;
+- a run alone is *split*: every device holds the whole state and all training images, takes its
+  share of each batch, and the devices average their gradients and, for batch norm, the batch's
+  statistics. The result is that of the run on one device, to rounding.
+
+The devices are always this process's own: processes on several hosts share nothing in training.
 
 A mesh has one axis, whose name says which of the two it is. The functions of the first part are
 what a model or a step does where its batch is split; with ``axis_name`` None they do nothing. Those
@@ -71,12 +73,38 @@ def mesh_of(devices: int, axis: str = AXIS) -> Mesh | None:
     Raises:
         ValueError: if there are fewer.
     """
-    if devices > jax.device_count():
+    own = jax.local_devices()
+    if devices > len(own):
         raise ValueError(
-            f"runs can be spread over at most {jax.device_count()} devices, not {devices}; on a CPU"
+            f"runs can be spread over at most {len(own)} devices, not {devices}; on a CPU"
             " jax.config.update('jax_num_cpu_devices', N) at the start makes more"
         )
-    return None if devices == 1 else Mesh(np.array(jax.devices()[:devices]), (axis,))
+    return None if devices == 1 else Mesh(np.array(own[:devices]), (axis,))
+
+
+def split_evenly(devices: int, batch_size: int, train: int, check: int, test: int) -> bool:
+    """Tell whether devices can share every batch, and the images of both tests, evenly.
+
+    Args:
+        devices: how many.
+        batch_size: images in a step.
+        train: number of training examples; the last batch is what is left over of them.
+        check: number of examples that training accuracy is measured on.
+        test: number of test examples.
+
+    >>> split_evenly(2, 128, 50_000, 10_000, 10_000), split_evenly(2, 128, 129, 129, 1000)
+    (True, False)
+    """
+    return all(number % devices == 0 for number in (batch_size, train % batch_size, check, test))
+
+
+def places(runs: int, devices: int) -> int:
+    """Return for how many runs there is room where devices share R: as many on each as on any.
+
+    >>> [places(runs, devices=4) for runs in (1, 4, 5, 8)]
+    [1, 4, 8, 8]
+    """
+    return 1 if runs == 1 else -(-runs // devices) * devices
 
 
 def batch_axis(mesh: Mesh | None) -> str | None:
@@ -102,19 +130,31 @@ def place_runs(tree: Tree, mesh: Mesh | None) -> Tree:
 def shared(tree: Tree, mesh: Mesh | None) -> Tree:
     """Return the arrays where each device can read all of them, as examples are; never donate them.
 
-    A CPU's devices read the same memory, if the arrays come from NumPy: then JAX copies nothing.
+    What is on each of the devices already is not copied, were it on others as well. A CPU's devices
+    read the same memory, if the arrays come from NumPy: then JAX copies nothing.
     """
     if mesh is None:
-        return tree
+        return jax.tree.map(_on_first_device, tree)
     place = NamedSharding(mesh, PartitionSpec())
 
     def put(x: jax.Array) -> jax.Array:
         if x.sharding.is_equivalent_to(place, x.ndim):
             return x
+        copies = {shard.device: shard.data for shard in x.addressable_shards}
+        if x.is_fully_replicated and copies.keys() >= set(mesh.devices.flat):
+            own = [copies[device] for device in mesh.devices.flat]
+            return jax.make_array_from_single_device_arrays(x.shape, place, own)
         on_cpu = all(device.platform == "cpu" for device in x.devices())
         return jax.device_put(np.asarray(x) if on_cpu else x, place, may_alias=True)
 
     return jax.tree.map(put, tree)
+
+
+def _on_first_device(x: jax.Array) -> jax.Array:
+    """Return the first device's copy of an array that lies whole on several."""
+    if isinstance(x, jax.Array) and len(x.devices()) > 1 and x.is_fully_replicated:
+        return x.addressable_data(0)
+    return x
 
 
 def place_tests(tree: Tree, mesh: Mesh | None) -> Tree:
@@ -122,6 +162,15 @@ def place_tests(tree: Tree, mesh: Mesh | None) -> Tree:
     if mesh is None or not batch_axis(mesh):
         return shared(tree, mesh)
     return jax.device_put(tree, NamedSharding(mesh, spec_of_tests(mesh)))
+
+
+def spread(train: Tree, test: Tree, devices: int) -> tuple[Tree, Tree]:
+    """Return the examples where programs for up to so many devices find them.
+
+    Programs put them there themselves; who uses several saves a copy for each by doing it first.
+    """
+    mesh = mesh_of(devices)
+    return shared(train, mesh), shared(test, mesh)
 
 
 def shapes(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:

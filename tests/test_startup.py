@@ -140,7 +140,7 @@ def test_without_a_home_the_cache_is_off(monkeypatch):
 
 
 def test_another_number_of_devices_than_jax_runs_on_already_is_an_error():
-    count = startup.jax.device_count()
+    count = startup.jax.local_device_count()
     assert startup.use_cpu_devices(None) == count
     with pytest.raises(UserError, match=f"--devices: expected {count}, what JAX runs on already"):
         startup.use_cpu_devices(count + 1)

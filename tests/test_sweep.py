@@ -28,6 +28,7 @@ from experiments.sweep_results import (
     summarize,
 )
 from experiments.sweep_settings import Settings
+from experiments.together import Together
 from jax_lenet import examples, fit, lenet5, load
 from jax_lenet.ensemble import evaluate_runs
 
@@ -126,7 +127,7 @@ def test_a_rate_goes_to_the_layers_that_are_asked_for():
 def test_traced_rates_give_the_runs_that_rates_in_the_model_give_in_any_company():
     settings = Settings(dropout_rates=(0.6,), epochs=2, batch_size=32, runs_at_once=2)
     dataset = load("mnist_sample", train_size=256)
-    data = sweep.Data.of(dataset, settings)
+    data = sweep.Data.of(dataset, settings, Together(2, 2))
     programs = sweep.compile_for(settings, "LeNet_BN_noDropout", data)
     placed = programs.place(data.train, data.held_out)
     group = [sweep.Run(Point(1, 0.0, 0.0, 0.1), 3), sweep.Run(Point(1, 0.5, 0.2, 0.15), 3)]
@@ -152,17 +153,6 @@ def test_traced_rates_give_the_runs_that_rates_in_the_model_give_in_any_company(
     assert row.validation_accuracy == pytest.approx(last.test_accuracy[0], abs=0.005)
     assert row.test_accuracy == pytest.approx(tested.accuracy[0], abs=0.005)
     assert row.test_accuracy > 0.5  # it has learnt, so that the comparison says something
-
-
-@pytest.mark.parametrize(
-    ("runs", "batch_size", "devices"),
-    [(2, 33, 2), (4, 33, 2), (3, 32, 2), (1, 32, 2), (1, 33, 1)],
-)
-def test_two_devices_share_the_runs_or_else_each_batch_where_that_is_even(
-    runs, batch_size, devices
-):
-    settings = Settings(runs_at_once=runs, batch_size=batch_size)
-    assert sweep.devices_for(settings, 256, 2000) == devices
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def quick():
     compile_for = sweep.compile_for
 
     def compile_once(settings, variant, data):
-        key = settings.width, settings.batch_size, settings.learning_rates is None, variant
+        key = data.together.runs, settings.batch_size, settings.learning_rates is None, variant
         if key not in compiled:
             compiled[key] = compile_for(settings, variant, data)
         return compiled[key]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 
 from jax_lenet import (
     VARIANTS,
@@ -24,7 +23,7 @@ from jax_lenet import (
     prepare_examples,
     step,
 )
-from jax_lenet.ensemble import evaluate_runs, in_form, init_runs, train_check, train_runs
+from jax_lenet.ensemble import in_form, train_check
 from jax_lenet.training import Role, epoch_order, negative_log_likelihood, run_key
 from tests.torch_reference import digits, noise, perturbed, sample
 
@@ -474,34 +473,6 @@ def test_fit_says_what_is_wrong_with_the_examples(name, images, labels, message)
     with pytest.raises(ValueError) as error:  # noqa: PT011 - compared as a whole below
         fit(MODEL, **data)
     assert str(error.value) == message
-
-
-# Other devices
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("runs", [1, 64])
-def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_call_nothing_on_the_host(variant, runs):
-    model = VARIANTS[variant]
-    seeds = jax.ShapeDtypeStruct((runs,), np.uint32)
-    rates = jax.ShapeDtypeStruct((runs,), np.float32)
-    state = jax.eval_shape(partial(init_runs, model), seeds)
-    hyperparameters = Hyperparameters(rates, (rates, rates) if any(model.dropout) else None)
-    train_program = jax.jit(partial(train_runs, model, batch_size=128))
-    test_program = jax.jit(partial(evaluate_runs, model))
-    for program, arguments in (
-        (train_program, (hyperparameters, state, abstract(50_000, model.batch_norm), seeds)),
-        (test_program, (state.variables, abstract(10_000, moments=False))),
-    ):
-        exported = export.export(program, platforms=("cuda", "tpu"))(*arguments)
-        assert exported.platforms == ("cuda", "tpu")
-        assert "callback" not in exported.mlir_module()
-
-
-def abstract(count, moments):
-    images = jax.ShapeDtypeStruct((count, 28, 28, 1), np.float32)
-    prepared = jax.eval_shape(partial(prepare, moments=moments), images)
-    return Examples(prepared, jax.ShapeDtypeStruct((count,), np.int32))
 
 
 # Forms, programs and precisions that do not fit
