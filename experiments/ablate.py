@@ -17,13 +17,29 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from experiments import cli, durable, environment, kept_sweeps, label_errors, report, study_folder
+from experiments import (
+    cli,
+    durable,
+    environment,
+    kept_sweeps,
+    label_errors,
+    report,
+    run_store,
+    study_folder,
+)
 from experiments.ablate_settings import Settings
+from experiments.going_on import Identity, flag
+from experiments.hosts import Follower, Terms, following
+from experiments.launch import Place
+from experiments.leader import Leader, Share, Task, leading
 from experiments.lock import one_writer
 from experiments.progress import Display, say, say_results, say_source
 from experiments.results import CONFIG, REPORT, RUNS, LabelledImages, ResultsFolder
-from experiments.study import Study, check_room
+from experiments.run_store import RunFile
+from experiments.startup import CompilationCache
+from experiments.study import Book, Study, check_room
 from experiments.study_folder import PROGRAM, Left, identity_of
+from experiments.together import Together
 from jax_lenet import Dataset
 
 
@@ -34,15 +50,21 @@ def labelled(data: Dataset) -> LabelledImages:
 
 
 def main(settings: Settings) -> None:
-    """Run the study, or what is left of it."""
+    """Run the study, or what is left of it; or, for another process, some of its runs."""
     settings.check()
-    console = cli.console()
-    with one_writer(settings.out):
-        folder = ResultsFolder(settings.out)
-        if settings.overwrite or not redraws(folder, settings, console):
-            work(folder, settings, console)
-        curves, summary = draw(folder)
-        say_results(console, curves, folder, summary["verdicts"])
+    console, place = cli.console(), settings.place
+    if place is not None and place.process_id > 0:
+        with following("ablate", place, partial(say, console)) as follower:
+            follow(settings, place, follower, console)
+        return
+    with leading("ablate", place) as leader:
+        with one_writer(settings.out):
+            folder = ResultsFolder(settings.out)
+            if settings.overwrite or not redraws(folder, settings, console):
+                work(folder, settings, leader, console)
+            curves, summary = draw(folder)
+            say_results(console, curves, folder, summary["verdicts"])
+        leader.dismiss(partial(say, console))
 
 
 def draw(folder: ResultsFolder) -> report.Remade:
@@ -76,57 +98,105 @@ def write_settings(folder: ResultsFolder, settings: Settings, config: dict[str, 
         folder.write_sweeps(sweeps)
 
 
-def work(folder: ResultsFolder, settings: Settings, console: Console) -> None:
-    """Train and time what is left, once the folder and the settings agree."""
-    data = settings.load()
-    cache = settings.start_jax()
-    config = {
+def describe(
+    settings: Settings, data: Dataset, together: Together, cache: CompilationCache
+) -> dict[str, Any]:
+    """Return the config.json of a study that begins now."""
+    return {
         "title": "LeNet-5 on MNIST: batch norm and dropout",
         "program": PROGRAM,
         "settings": settings.as_json(),
-        "seeds_at_once": settings.width,
+        "seeds_at_once": together.each,
         "data": environment.data_facts(data),
         "device": environment.jax_device(),
         "machine": environment.machine(),
         "versions": environment.versions(),
         "compilation_cache": cache.facts(),
     }
+
+
+def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Console) -> None:
+    """Train and time what is left, once the folder and the settings agree."""
+    data = settings.load()
+    cache = settings.start_jax()
+    out = partial(say, console)
+    together = settings.together(data, out)
+    config = describe(settings, data, together, cache)
     kept_sweeps.load(settings.sweep, config)  # what is wrong with one, before anything is replaced
     ResultsFolder.open(folder.path, settings.overwrite)
-    config, left = study_folder.go_on(folder, settings, config, partial(say, console))
-    check_room(folder, sum(len(group.seeds) for group in left.groups), settings.width)
+    config, left = study_folder.go_on(folder, settings, config, together, out)
+    check_room(folder, sum(len(group.seeds) for group in left.groups), together.runs)
     durable.make_folder(folder.path / RUNS)
     write_settings(folder, settings, config)
     folder.write_test_set(labelled(data))
     study_folder.write_tables(folder, settings, left.records)
     say_source(console, data)
     if left.groups or left.timing:
-        train(folder, settings, config, left, data, console)
+        done = [row for record in left.records.values() for row in record.rows]
+        with Display(console, settings.variants, settings.seeds, settings.epochs, done) as display:
+            identity = identity_of(config)
+            study = Study(settings, identity, data, together, display.now)
+            train(study, Book(settings, identity, folder, left.records, display), left, leader)
         # Now with what it served.
         folder.write_config(config | {"compilation_cache": cache.facts()})
 
 
-def train(
-    folder: ResultsFolder,
-    settings: Settings,
-    config: dict[str, Any],
-    left: Left,
-    data: Dataset,
-    console: Console,
-) -> None:
-    """Train the first seed of every variant, draw, time, and train the others."""
-    done = [row for record in left.records.values() for row in record.rows]
-    first = [group for group in left.groups if group.seeds[0] == settings.first_seed]
-    others = [group for group in left.groups if group not in first]
-    with Display(console, settings.variants, settings.seeds, settings.epochs, done) as display:
-        study = Study(settings, identity_of(config), data, folder, left.records, display)
-        for group in first:
-            study.train_group(group)
-        if first and others:  # the report's own experiment is done
+def train(study: Study, book: Book, left: Left, leader: Leader) -> None:
+    """Train the first seed of every variant, draw, time, and train the others.
+
+    Other processes train others from the beginning, and of the first seed what they find left.
+    """
+    folder, settings = book.folder, study.settings
+    share = Share(left.groups, settings.first_seed)
+
+    def train_next(first: bool) -> bool:
+        group = leader.take(first)
+        if group is not None:
+            study.train_group(group, book.start(group), keep)
+        return group is not None
+
+    def keep(run: RunFile) -> None:
+        book.keep(run)
+        book.note(leader.given())
+
+    with leader.working(Task(terms(settings, study.identity), share, book.content, book.store)):
+        new = False
+        while train_next(first=True):
+            new = True
+        others = any(group.seeds[0] != settings.first_seed for group in left.groups)
+        if new and others and book.has_each_variant:  # the report's own experiment is done
             draw(folder)
-        study.time_alone(study_folder.whole_repeats(folder, settings))
-        for group in others:
-            study.train_group(group)
+        for rows in study.time_alone(study_folder.whole_repeats(folder, settings)):
+            folder.write_timing(rows)
+            book.note(leader.given())
+        while train_next(first=False):
+            pass
+        for given in leader.wait():
+            book.note(given)
+
+
+def terms(settings: Settings, identity: Identity) -> Terms:
+    """Return what must be the same in all processes."""
+    names = ("first_seed", "seeds", "epochs", "variants")
+    asked = {flag(name): settings.as_json()[name] for name in names}
+    return identity.settings | asked | identity.environment
+
+
+def follow(settings: Settings, place: Place, follower: Follower, console: Console) -> None:
+    """Train what process 0 says, and send it what that gives."""
+    data = settings.load()
+    cache = settings.start_jax()
+    together = settings.together(data, partial(say, console))
+    identity = identity_of(describe(settings, data, together, cache))
+    agreed, groups = terms(settings, identity), 0
+    study: Study | None = None
+    while work := follower.take(agreed):
+        study = study or Study(settings, identity, data, together, now=lambda text: None)
+        start = run_store.decode(work.start) if work.start else None
+        study.train_group(work.group, start, lambda run: follower.give(run_store.encode(run)))
+        groups += 1
+    trained = f"{groups} groups of runs for process 0 at {place.address}"
+    say(console, f"Process {place.process_id} of {place.processes} has trained {trained}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """A study's settings: the report's experiment, and how it is timed and judged."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from experiments import cli, report
+from experiments import cli, launch, report
 from experiments.going_on import flag
+from experiments.launch import Place
 from experiments.settings import JaxSettings
+from experiments.startup import CompilationCache
+from experiments.together import Together, affordable, asked_for
+from jax_lenet import VARIANTS, Dataset
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,8 @@ class Settings(JaxSettings):
     """Train LeNet-5's variants on MNIST and compare their time and accuracy, as the report did."""
 
     seeds_at_once: int | None = None
-    """Runs of one variant that train together: 1 on a CPU, 32 on a GPU unless told otherwise. The
-    first run is alone in any case."""
+    """Runs of one variant that train together: on a CPU in all, 1 unless told otherwise; on each
+    GPU, 32, or fewer where its memory has no room. The first run is alone in any case."""
     timing_repeats: int = 10
     """How often each variant, in turn, is timed alone for an epoch; 0 leaves timing.csv out."""
     accuracy_margin: float = 0.1
@@ -28,6 +32,14 @@ class Settings(JaxSettings):
     sweep: tuple[Path, ...] = ()
     """Folders of experiments.sweep that conclusions 2 and 3 also draw on; a copy is kept. Without
     any, those that were given before stay."""
+    coordinator: str | None = None
+    """Several processes, on one machine or many, can train one study: HOST:PORT of process 0, as
+    the others reach it. Process 0 writes the results; each needs the data. Slurm, Open MPI and
+    Kubernetes are asked for this and the next two where they start the processes."""
+    processes: int | None = None
+    """How many processes there are; 1 asks no launcher."""
+    process_id: int | None = None
+    """Which of them this is, counted from 0."""
 
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
@@ -41,6 +53,28 @@ class Settings(JaxSettings):
                 raise cli.UserError(f"{flag(name)}: expected above 0, not {getattr(self, name)}")
 
     @cached_property
-    def width(self) -> int:
-        """How many runs train together."""
-        return self.seeds_at_once or (1 if jax.default_backend() == "cpu" else 32)
+    def place(self) -> Place | None:
+        """Which of several processes this is; None if it is the only one."""
+        return launch.place(self.coordinator, self.processes, self.process_id)
+
+    def start_jax(self) -> CompilationCache:
+        """Do what must come before JAX's first computation; return the compilation cache."""
+        if self.place is not None:
+            self.place.use_own_devices()
+        return super().start_jax()
+
+    def as_json(self) -> dict:
+        """Return the settings in JSON's types; without who computes, which changes no number."""
+        own = ("coordinator", "processes", "process_id")
+        return {name: value for name, value in super().as_json().items() if name not in own}
+
+    def together(self, data: Dataset, say: Callable[[str], None]) -> Together:
+        """Return how many runs train together, but for the first seed's; known once JAX is started.
+
+        Args:
+            data: of the study.
+            say: prints a line; it gets one where memory has room for fewer than are wanted.
+        """
+        models = {name: VARIANTS[name] for name in self.variants}
+        asked = asked_for(self.seeds_at_once, on_cpu=1, most=self.seeds)
+        return affordable(asked, models, data, (len(data.test_labels),), self.batch_size, say)

@@ -3,7 +3,8 @@
 Exit codes, each but the first with one line that says why:
 
     0    done
-    1    a file or the screen could not be written, as on a full disk
+    1    a file or the screen could not be written, as on a full disk, or another process of the
+         study was lost
     2    bad arguments or data; the line says what was expected
     130  ended by Ctrl-C
     143  ended by SIGTERM
@@ -46,8 +47,12 @@ class UserError(ValueError):
     """A user's mistake, in one line that says what was expected. Programs exit with code 2."""
 
 
-class StorageError(Exception):
-    """A file that could not be written, once the work had begun. Programs exit with code 1.
+class EndedError(Exception):
+    """What ended the work though nobody made a mistake. Programs exit with code 1."""
+
+
+class StorageError(EndedError):
+    """A file that could not be written, once the work had begun.
 
     Attributes:
         path: of the file.
@@ -95,7 +100,7 @@ def run(
             sys.stdout.flush()
         except (UserError, DataError) as error:
             code, text = 2, f"{name}: {error}"
-        except StorageError as error:
+        except EndedError as error:
             code, text = 1, f"{name}: {error}; {again}"
         except OSError as error:
             if error.errno not in _UNWRITABLE:

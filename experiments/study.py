@@ -1,7 +1,9 @@
-"""A study while it runs: what is left to train, and the programs and data on the device."""
+"""A study while it runs: what is left to train, with what, and where it is kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments import durable, run_store, signals, startup
@@ -9,9 +11,10 @@ from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
 from experiments.progress import Display
 from experiments.results import ResultsFolder, TimingRow
-from experiments.run_store import Group, Records, RunFile
-from jax_lenet import VARIANTS, Dataset, Fit, Programs, examples, fit, prepare_examples
-from jax_lenet.ensemble import compile_programs, devices_to_split, spread, time_epoch
+from experiments.run_store import Group, Record, Records, RunFile
+from experiments.together import Together
+from jax_lenet import VARIANTS, Dataset, Fit, Programs, examples, fit, prepare_examples, split
+from jax_lenet.ensemble import compile_programs, devices_for, time_epoch
 from jax_lenet.models import LeNet5
 
 #: Bytes that a run's state takes on disk, and all that is drawn from a study; rounded up.
@@ -51,34 +54,35 @@ def _chunks(seeds: Sequence[int], alone: int, width: int) -> Iterator[tuple[int,
 
 
 class Study:
-    """The settings with everything that a study holds while it runs.
-
-    Attributes:
-        records: what is known of every group, finished or not.
-    """
+    """The settings with everything that it takes to train."""
 
     def __init__(
         self,
         settings: Settings,
         identity: Identity,
         data: Dataset,
-        folder: ResultsFolder,
-        records: Records,
-        display: Display,
+        together: Together,
+        now: Callable[[str], None],
     ):
-        """Put the data on the device, prepared once for all models."""
+        """Put the data on the device, prepared once for all models.
+
+        Args:
+            settings: of the study.
+            identity: of its runs.
+            data: as the settings say.
+            together: how many runs train together, but for the first seed's.
+            now: is told what runs, as it begins.
+        """
         moments = any(VARIANTS[name].batch_norm for name in settings.variants)
         self.settings = settings
         self.identity = identity
-        self.folder = folder
-        self.records = dict(records)
-        self.display = display
+        self.together = together
+        self.now = now
         train = examples(data.train_images, data.train_labels)
         test = examples(data.test_images, data.test_labels)
         train, test = prepare_examples(train, moments), prepare_examples(test, moments=False)
-        sizes = len(train.labels), len(test.labels)
-        self.devices = devices_to_split(*sizes, settings.batch_size)
-        self.train, self.test = spread(train, test, self.devices)
+        self.sizes = len(train.labels), len(test.labels)
+        self.train, self.test = split.spread(train, test, jax.local_device_count())
         self._programs: dict[tuple[str, int], Programs] = {}
 
     def model(self, variant: str) -> LeNet5:
@@ -88,30 +92,39 @@ class Study:
     def programs(self, variant: str, width: int) -> Programs:
         """Return a variant's compiled programs; the first call compiles and warms up."""
         if (variant, width) not in self._programs:
-            self.display.now(f"{variant}: compiling")
+            self.now(f"{variant}: compiling")
             self._programs[variant, width] = compile_programs(
                 self.model(variant),
                 self.train,
                 self.test,
                 runs=width,
                 batch_size=self.settings.batch_size,
-                devices=self.devices,
+                devices=devices_for(width, *self.sizes, self.settings.batch_size),
             )
             startup.return_memory()
         return self._programs[variant, width]
 
-    def train_group(self, group: Group) -> None:
-        """Train a group of runs from where they stand, and write what it gives as it comes.
+    def train_group(
+        self, group: Group, start: RunFile | None, keep: Callable[[RunFile], None]
+    ) -> None:
+        """Train a group of runs from where they stand.
 
         A group that is short trains in a program for as many runs as the others have: a run has the
         same bits in any company, but not in any number.
+
+        Args:
+            group: the runs.
+            start: where they stand; None if they begin.
+            keep: called with what each epoch gives. Only then is a signal heeded.
         """
         alone = group.seeds[0] == self.settings.first_seed
-        programs = self.programs(group.variant, 1 if alone else self.settings.width)
-        self.display.now(group.words)
-        start = None
-        if group in self.records:
-            start = run_store.read(self.folder.path / run_store.RUNS / group.file_name).fit
+        programs = self.programs(group.variant, 1 if alone else self.together.runs)
+        self.now(group.words)
+
+        def save(done: Fit) -> None:
+            keep(RunFile(group.variant, done, self.identity))
+            signals.check()
+
         with signals.deferred():
             fit(
                 self.model(group.variant),
@@ -122,23 +135,11 @@ class Study:
                 batch_size=self.settings.batch_size,
                 learning_rate=self.settings.learning_rate,
                 programs=programs,
-                start=start,
-                save=lambda done: self._keep(group, done),
+                start=None if start is None else start.fit,
+                save=save,
             )
 
-    def _keep(self, group: Group, done: Fit) -> None:
-        """Write everything that an epoch gives, and only then heed a signal."""
-        run = RunFile(group.variant, done, self.identity)
-        run_store.write(self.folder.path, run)
-        self.records[group] = run.record
-        variants, epochs = self.settings.variants, self.settings.epochs
-        run_store.write_results(self.folder, self.records, variants)
-        if len(done.history) == epochs:
-            run_store.write_predictions(self.folder, self.records, variants, epochs)
-        self.display.add([row for row in run.record.rows if row.epoch == len(done.history)])
-        signals.check()
-
-    def time_alone(self, done: Sequence[Sequence[TimingRow]]) -> None:
+    def time_alone(self, done: Sequence[Sequence[TimingRow]]) -> Iterator[list[TimingRow]]:
         """Time each variant alone, all in every repeat, so that a slow moment hits them all.
 
         Each repeat has an order of its own: what a variant finds in the caches of the one before it
@@ -146,19 +147,104 @@ class Study:
 
         Args:
             done: the repeats that are there, which stay.
+
+        Yields:
+            All rows so far, after each repeat.
         """
         rows = [row for repeat in done for row in repeat]
         for repeat in range(len(done) + 1, self.settings.timing_repeats + 1):
             seconds = {}
             for variant in np.random.default_rng(repeat).permutation(self.settings.variants):
                 programs = self.programs(str(variant), 1)
-                self.display.now(f"{variant}: timed alone, repeat {repeat}")
+                self.now(f"{variant}: timed alone, repeat {repeat}")
                 seconds[str(variant)] = time_epoch(programs, self.train, self.test)
             rows += [
                 TimingRow(variant, repeat, *(round(s, 6) for s in seconds[variant]))
                 for variant in self.settings.variants
             ]
-            self.folder.write_timing(rows)
+            yield rows
+
+
+class Book:
+    """What is known of a study's runs: kept in its folder, and shown.
+
+    Attributes:
+        records: what is known of every group, finished or not.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        folder: ResultsFolder,
+        records: Records,
+        display: Display,
+    ):
+        """Begin with the records of what is in the folder."""
+        self.settings = settings
+        self.identity = identity
+        self.folder = folder
+        self.records = dict(records)
+        self.display = display
+
+    @property
+    def has_each_variant(self) -> bool:
+        """Whether there is a finished run of every variant."""
+        finished = {g.variant for g, r in self.records.items() if r.epoch == self.settings.epochs}
+        return finished >= set(self.settings.variants)
+
+    def path(self, group: Group) -> Path:
+        """Return where the file of a group of runs is, or is to be."""
+        return self.folder.path / run_store.RUNS / group.file_name
+
+    def start(self, group: Group) -> RunFile | None:
+        """Return where a group of runs stands; None if it begins."""
+        return run_store.read(self.path(group)) if group in self.records else None
+
+    def content(self, group: Group) -> bytes:
+        """Return the same as the content of its file, for another process; empty if it begins."""
+        return self.path(group).read_bytes() if group in self.records else b""
+
+    def keep(self, run: RunFile) -> None:
+        """Write everything that an epoch gives."""
+        run_store.write(self.folder.path, run)
+        self.note([(run.group, run.record)])
+
+    def store(self, group: Group, content: bytes) -> tuple[Group, Record]:
+        """Write the file of a group that another process trains, and nothing else.
+
+        Args:
+            group: the runs.
+            content: of their file.
+
+        Returns:
+            What `note` takes.
+
+        Raises:
+            StorageError: if it can't be written.
+            ValueError: if it is the file of other runs.
+        """
+        run = run_store.decode(content)
+        if (run.group, run.identity) != (group, self.identity):
+            raise ValueError(f"expected {group.words}, not {run.group.words}")
+        run_store.write(self.folder.path, run)
+        return group, run.record
+
+    def note(self, new: Sequence[tuple[Group, Record]]) -> None:
+        """Write the tables once more, and show what is new in them.
+
+        Args:
+            new: groups, each after one more epoch that is in its file.
+        """
+        if not new:
+            return
+        self.records |= dict(new)
+        variants, epochs = self.settings.variants, self.settings.epochs
+        run_store.write_results(self.folder, self.records, variants)
+        if any(record.epoch == epochs for _, record in new):
+            run_store.write_predictions(self.folder, self.records, variants, epochs)
+        for _, record in new:
+            self.display.add([row for row in record.rows if row.epoch == record.epoch])
 
 
 def check_room(folder: ResultsFolder, runs: int, width: int) -> None:

@@ -22,6 +22,7 @@ from experiments.results import (
 )
 from experiments.run_store import Group, Records
 from experiments.study import plan
+from experiments.together import Together
 
 PROGRAM = "experiments.ablate"
 #: The settings that decide a run's numbers.
@@ -158,7 +159,7 @@ def _is_of_its_runs(folder: ResultsFolder, config: Config) -> bool:
 
 
 def go_on(
-    folder: ResultsFolder, settings: Settings, config: dict[str, Any], say: Say
+    folder: ResultsFolder, settings: Settings, config: dict[str, Any], together: Together, say: Say
 ) -> tuple[dict[str, Any], Left]:
     """Return what config.json is to say, and what is left to do.
 
@@ -166,6 +167,7 @@ def go_on(
         folder: that may hold a study.
         settings: of the command.
         config: of a study that begins now.
+        together: how many runs train together.
         say: prints a line; it gets one for each file that is set aside.
 
     Raises:
@@ -180,13 +182,13 @@ def go_on(
         going_on.begin_anew(folder, folder.read_results, (RESULTS, TIMING), say)
         before = new
     changed = going_on.differences(before.settings, new.settings)
-    if old is not None and settings.width > 1:  # the first seed trains alone: it has other bits
+    if old is not None and together.each > 1:  # the first seed trains alone: it has other bits
         first = ({"--first-seed": c["settings"]["first_seed"]} for c in (old, config))
         changed += going_on.differences(*first)
     going_on.refuse(changed, folder.path)
     if old is None:
         going_on.set_aside_damaged(folder, {CONFIG: partial(_refuse_config, folder)}, say)
-    left = left_in(folder, settings, before, settings.width, say)
+    left = left_in(folder, settings, before, together.runs, say)
     to_compute = bool(left.groups or left.timing)
     return going_on.config_to_write(old, before, config, STUDY, folder.path, to_compute), left
 

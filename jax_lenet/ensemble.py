@@ -20,7 +20,6 @@ from jax.stages import Compiled
 from jax_lenet import split, training
 from jax_lenet.blocked import Prepared
 from jax_lenet.models import LeNet5
-from jax_lenet.split import spread  # noqa: F401 - for those who still look for it here
 from jax_lenet.timing import compile_together, timed
 from jax_lenet.training import Evaluation, Examples, Hyperparameters, TrainState, Variables
 
@@ -327,11 +326,6 @@ def devices_for(runs: int, train: int, test: int, batch_size: int) -> int:
     two = jax.default_backend() == "cpu" and devices > 1
     check = min(train, TRAIN_ACCURACY_IMAGES)
     return 2 if two and split.split_evenly(2, batch_size, train, check, test) else 1
-
-
-def devices_to_split(train: int, test: int, batch_size: int) -> int:
-    """Return over how many devices a run alone is best split: `devices_for` one."""
-    return devices_for(1, train, test, batch_size)
 
 
 def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:

@@ -97,7 +97,8 @@ def test_every_setting_reaches_the_program_and_the_config():
     )
     assert settings.as_json()["sweep"] == ["s", "t"]
     assert settings.as_json()["out"] == "o"
-    assert set(settings.as_json()) == set(vars(replace(settings)))
+    who = {"coordinator", "processes", "process_id"}  # changes no number
+    assert set(settings.as_json()) == set(vars(replace(settings))) - who
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""Which process of several this one is: as the user says, or a launcher that JAX detects.
+
+    python -m experiments.ablate --coordinator 10.0.0.1:1234 --processes 2 --process-id 0
+
+The three flags are the first three arguments of `jax.distributed.initialize`, and without them a
+launcher is asked with JAX's own code. That function itself is not called; `hosts` says why.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+from jax._src import clusters  # what jax.distributed.initialize asks; nothing public does
+
+from experiments.cli import UserError, one_line
+
+#: Launchers by name: JAX's code for each, and what tells the processes of one program from all else
+#: that runs under it. Slurm's interactive shell and every pod of Kubernetes have whatever else JAX
+#: looks at, and would wait for processes that never come.
+LAUNCHERS: Mapping[str, tuple[type[clusters.ClusterEnv], Callable[[Mapping[str, str]], bool]]] = {
+    "Open MPI": (clusters.OmpiCluster, lambda names: "OMPI_COMM_WORLD_SIZE" in names),
+    "Slurm": (
+        clusters.SlurmCluster,
+        lambda names: names.get("SLURM_STEP_NUM_TASKS") == names.get("SLURM_NTASKS"),
+    ),
+    "Kubernetes": (clusters.K8sCluster, lambda names: "JOB_COMPLETION_INDEX" in names),
+}
+#: Where a launcher knows the first process only by name, how long that may be unknown, in seconds.
+NAME_PATIENCE = 60
+
+
+class Place(NamedTuple):
+    """One process of several.
+
+    Attributes:
+        host: of process 0.
+        port: on which it listens.
+        processes: how many there are.
+        process_id: of this one, counted from 0.
+        local_id: among those that the launcher started on this machine; None if that is unknown.
+    """
+
+    host: str
+    port: int
+    processes: int
+    process_id: int
+    local_id: int | None = None
+
+    @property
+    def address(self) -> str:
+        """Of process 0, as the user writes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def use_own_devices(self) -> None:
+        """Leave each process of a machine its own GPU, as `jax.distributed.initialize` does."""
+        if self.local_id is None:
+            return
+        visible = os.environ.get("JAX_LOCAL_DEVICE_IDS", str(self.local_id))
+        for vendor in ("cuda", "rocm"):
+            jax.config.update(f"jax_{vendor}_visible_devices", visible)
+
+
+def place(coordinator: str | None, processes: int | None, process_id: int | None) -> Place | None:
+    """Return which process this is; None if it is the only one.
+
+    Args:
+        coordinator: host and port of process 0; None, as the others then are, asks the launcher.
+        processes: how many there are; 1 alone asks no launcher.
+        process_id: of this one.
+
+    Raises:
+        UserError: if the three don't make sense together, or a launcher does not answer.
+
+    >>> place("[::1]:1234", 4, 3)
+    Place(host='::1', port=1234, processes=4, process_id=3, local_id=None)
+    """
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes: expected at least 1, not {processes}")
+    if processes == 1 and process_id in (None, 0):
+        return None
+    if coordinator is None and processes is None and process_id is None:
+        return _detected()
+    if coordinator is None or processes is None or process_id is None:
+        raise UserError("--coordinator, --processes and --process-id: expected all three, or none")
+    if not 0 <= process_id < processes:
+        raise UserError(
+            f"--process-id: expected one of 0 to {processes - 1}, as --processes says, not"
+            f" {process_id}"
+        )
+    return Place(*_split("--coordinator", coordinator), processes, process_id)
+
+
+def _detected() -> Place | None:
+    """Return what a launcher says; None where there is none, or only one process."""
+    for name, (cluster, is_ours) in LAUNCHERS.items():
+        if not is_ours(os.environ):
+            continue
+        try:
+            if cluster.is_env_present():
+                return _ask(name, cluster) if cluster.get_process_count() > 1 else None
+        # Whatever its variables or, of Kubernetes, its service and its client's code lead to.
+        except Exception as error:
+            raise UserError(
+                f"cannot tell from {name} which process this is ({one_line(str(error))});"
+                " --coordinator, --processes and --process-id say it, and --processes 1 that it is"
+                " the only one"
+            ) from None
+    return None
+
+
+def _ask(name: str, cluster: type[clusters.ClusterEnv]) -> Place:
+    address = cluster.get_coordinator_address(
+        timeout_secs=NAME_PATIENCE,
+        override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
+    )
+    return Place(
+        *_split(name, address),
+        cluster.get_process_count(),
+        cluster.get_process_id(),
+        cluster.get_local_process_id(),
+    )
+
+
+def _split(name: str, address: str) -> tuple[str, int]:
+    """Return the host and port of an address."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"{name}: expected HOST:PORT, with a port from 1 to 65535, not {address}")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,538 @@
+"""Several processes train one study: to the bits of one process, and none outlives another."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from experiments import hosts, leader, run_store, wire
+from experiments.ablate_settings import Settings
+from experiments.cli import StorageError, UserError
+from experiments.hosts import Follower, LostError, following
+from experiments.launch import Place, place
+from experiments.leader import Leader, Share, Task, leading
+from experiments.signals import Stopped
+from experiments.study import plan
+from tests.crash import Life, numbers, one_line
+
+ROOT = Path(__file__).parents[1]
+LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_COORDINATOR")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """The tests may themselves have been started by one."""
+    for name in list(os.environ):
+        if name.startswith(LAUNCHERS):
+            monkeypatch.delenv(name)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+# Which process this is
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("a:1", 2, None), "--coordinator, --processes and --process-id: expected all three"),
+        ((None, 2, None), "expected all three"),
+        ((None, None, 0), "expected all three"),
+        (("a:1", 2, 2), "--process-id: expected one of 0 to 1, as --processes says, not 2"),
+        (("a:1", 2, -1), "expected one of 0 to 1, as --processes says, not -1"),
+        (("a:1", 0, 0), "--processes: expected at least 1, not 0"),
+        (("a", 2, 0), "--coordinator: expected HOST:PORT, with a port from 1 to 65535, not a"),
+        (("a:0", 2, 0), "not a:0"),
+        (("a:65536", 2, 0), "not a:65536"),
+        ((":1", 2, 0), "not :1"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(flags, expected):
+    with pytest.raises(UserError, match=expected):
+        place(*flags)
+
+
+def test_flags_and_no_launcher_say_which_process_this_is():
+    assert place("node7:1234", 3, 2) == Place("node7", 1234, 3, 2)
+    assert place(None, None, None) is None
+    assert place(None, 1, None) is None
+    assert place("node7:1234", 1, 0) is None
+
+
+SLURM = {
+    "SLURM_JOB_ID": "8192",
+    "SLURM_STEP_NODELIST": "node[03-04]",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (SLURM, Place("node03", 61440, 4, 3, 1)),  # the job's of JAX's 4,096 ports
+        (OPEN_MPI, Place("10.96.0.1", 62624, 2, 1, 0)),
+        (SLURM | OPEN_MPI | {"SLURM_STEP_NUM_TASKS": "1"}, Place("10.96.0.1", 62624, 2, 1, 0)),
+        (SLURM | {"JAX_COORDINATOR_PORT": "77"}, Place("node03", 77, 4, 3, 1)),
+        # The shell that salloc gives: one task, in a job that may start four.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, None),
+        # A pod of Kubernetes that no indexed job has started.
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+    ],
+)
+def test_launchers_are_asked_where_they_have_started_several_processes(
+    environment, expected, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place(None, None, None) == expected
+    assert place(None, 1, None) is None
+    assert place("a:1", 2, 0) == Place("a", 1, 2, 0)
+
+
+def test_what_a_launcher_says_wrong_is_the_users_to_mend(monkeypatch):
+    for name, value in (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "?"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"cannot tell from Open MPI .*--processes 1"):
+        place(None, None, None)
+
+
+def test_no_number_depends_on_who_computes_it():
+    several = Settings(coordinator="a:1", processes=2, process_id=1)
+    assert several.as_json() == Settings().as_json()
+
+
+# What processes tell each other, in threads of this one
+
+TERMS = {"--epochs": 3, "--variants": ("LeNet",), "jax": "0.10"}
+
+
+def in_a_thread(function, *arguments):
+    def until_ended():
+        with contextlib.suppress(SystemExit):
+            function(*arguments)
+
+    thread = threading.Thread(target=until_ended, daemon=True)
+    thread.start()
+    return thread
+
+
+class Ends:
+    """Takes the last words of processes that are ended; their thread goes instead."""
+
+    def __init__(self):
+        self.words = SimpleQueue()
+
+    def __call__(self, name, reason, code):
+        self.words.put((name, reason, code))
+        raise SystemExit
+
+    def next(self):
+        return self.words.get(timeout=20)
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    ends, channels, connect = Ends(), [], wire.connect
+
+    def connect_and_remember(*address):
+        channels.append(connect(*address))
+        return channels[-1]
+
+    monkeypatch.setattr(wire, "connect", connect_and_remember)
+    monkeypatch.setattr(hosts, "end_process", ends)
+    for module in (hosts, leader):
+        monkeypatch.setattr(module, "in_a_thread", in_a_thread)
+    monkeypatch.setattr(leader, "LINGER", 0.0)
+    monkeypatch.setattr(leader, "GRACE", 20.0)
+    yield ends
+    for channel in channels:  # of processes that were ended: the system would close them
+        channel.close()
+
+
+@pytest.fixture
+def places():
+    port = free_port()
+    return lambda process_id, processes=3: Place("127.0.0.1", port, processes, process_id)
+
+
+def groups(seeds):
+    return plan({}, ("LeNet",), range(seeds), epochs=3, width=1)
+
+
+def task(seeds=4, keep=lambda group, content: (group.seeds[0], content), terms=TERMS):
+    return Task(terms, Share(groups(seeds), 0), lambda group: b"%d" % group.seeds[0], keep)
+
+
+def follow(place, terms=TERMS):
+    """Train all that process 0 gives, in a moment; return its seeds."""
+    taken = []
+    with following(f"process {place.process_id}", place, print) as follower:
+        while work := follower.take(terms):
+            taken.append(work.group.seeds[0])
+            follower.give(work.start + b" and an epoch")
+    return taken
+
+
+def test_each_group_is_trained_once_by_whoever_is_free(places, ends):
+    taken = []
+    with leading("process 0", places(0)) as first:
+        others = [in_a_thread(lambda i=i: taken.extend(follow(places(i)))) for i in (1, 2)]
+        with first.working(task(seeds=20)):
+            own = first.take(first=True)
+            assert own is not None
+            assert first.take(first=True) is None
+            given = [item for new in first.wait() for item in new]
+            while len(given) < 19:
+                given += first.given()
+        first.dismiss(print)
+        for other in others:
+            other.join(20)
+    assert own.seeds == (0,)
+    assert sorted(taken) == [*range(1, 20)]
+    assert sorted(given) == [(seed, b"%d and an epoch" % seed) for seed in range(1, 20)]
+    assert ends.words.empty()
+
+
+def test_of_the_first_seed_others_take_what_is_left_when_nothing_else_is():
+    share = Share(plan({}, ("LeNet", "LeNet_BN_Dropout"), range(2), epochs=1, width=1), 0)
+    order = [share.take(), share.take(), share.take(), share.take_first(), share.take()]
+    assert [group and group.words for group in order] == [
+        "LeNet seed 1",
+        "LeNet_BN_Dropout seed 1",
+        "LeNet_BN_Dropout seed 0",
+        "LeNet seed 0",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"",
+        b"\0\0\0\2\0\0\0\0{}",
+        b'\0\0\0\x0c\0\0\0\0["hello",{}]',
+        b'\0\0\0\x43\0\0\0\0["hello",{"protocol":["jax-lenet",1],"processes":2,"process_id":0}]',
+        b"\0\0\0\2\x7f\0\0\0[]" + bytes(1000),
+    ],
+)
+def test_somebody_elses_program_on_the_port_does_no_harm(noise, places, ends):
+    with leading("process 0", places(0, 2)) as first:
+        with socket.create_connection(("127.0.0.1", places(0).port)) as stray:
+            stray.sendall(noise)
+            stray.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                assert stray.recv(100) == b""  # it is hung up on
+        with first.working(task(seeds=1)):
+            assert first.take(first=True)
+            assert follow(places(1, 2)) == []
+        first.dismiss(print)
+
+
+def test_a_process_with_other_settings_is_refused_by_name_and_ends_all(places, ends):
+    with leading("process 0", places(0)) as first, first.working(task()):
+        bystander = Follower("process 1", places(1), print)
+        in_a_thread(follow, places(2), TERMS | {"--epochs": 4})
+        wrong = "--epochs: process 0 has 3, not 4"
+        reason = f"process 0 has ended: process 2 does not agree: {wrong}"
+        refused, told = ("process 2", wrong, 2), ("process 1", reason, 1)
+        assert {ends.next(), ends.next()} == {refused, told}
+        with pytest.raises(UserError, match=f"process 2 does not agree: {wrong}"):
+            first.check()
+    bystander.close()
+
+
+@pytest.mark.parametrize(
+    ("process_id", "processes", "reason"),
+    [
+        (1, 3, "--process-id: another process has 1 already"),
+        (3, 4, "--processes: process 0 has 3, not 4"),
+    ],
+)
+def test_a_process_too_many_is_refused_and_disturbs_nobody(
+    process_id, processes, reason, places, ends
+):
+    with leading("process 0", places(0)) as first, first.working(task(seeds=3)):
+        known = Follower("process 1", places(1), print)
+        assert known.take(TERMS)
+        in_a_thread(follow, places(process_id, processes))
+        assert ends.next() == (f"process {process_id}", reason, 2)
+        assert follow(places(2)) == [2, 0]
+        first.check()
+        known.close()
+
+
+def test_a_lost_process_ends_all_others(places, ends):
+    with leading("process 0", places(0)) as first, first.working(task()):
+        bystander = Follower("process 2", places(2), print)
+        lost = wire.connect("127.0.0.1", places(0).port, 5)
+        lost.send("hello", protocol=hosts.PROTOCOL, processes=3, process_id=1)
+        lost.close()
+        assert ends.next() == ("process 2", "process 0 has ended: process 1 was lost", 1)
+        with pytest.raises(LostError, match="process 1 was lost"):
+            first.check()
+    bystander.close()
+
+
+def test_process_0_is_ended_if_it_does_not_end_by_itself(places, ends, monkeypatch):
+    monkeypatch.setattr(leader, "GRACE", 0.1)
+    with leading("process 0", places(0)) as first, first.working(task()):
+        lost = Follower("process 1", places(1), print)
+        lost.close()
+        assert ends.next() == ("process 0", "process 1 was lost", 1)
+
+
+def test_another_process_says_why_it_has_ended(places, ends):
+    with leading("process 0", places(0)) as first, first.working(task()):
+        with pytest.raises(UserError), following("process 1", places(1), print):
+            raise UserError("--data-dir: no such folder")
+        with pytest.raises(LostError, match="process 1 has ended: --data-dir: no such folder"):
+            wait_until(first.check)
+
+
+def wait_until(there):
+    """Call a function again and again, until it returns something or raises what is expected."""
+    for _ in range(200):
+        if there():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UserError("--batch-size: no"), "--batch-size: no"),
+        (Stopped(signal.SIGTERM), "stopped by SIGTERM"),
+        (ZeroDivisionError("a bug"), "ZeroDivisionError('a bug')"),
+    ],
+)
+def test_whatever_ends_process_0_ends_the_others(error, reason, places, ends):
+    with contextlib.suppress(type(error)), leading("process 0", places(0, 2)):
+        other = Follower("process 1", places(1, 2), print)
+        in_a_thread(follow, places(1, 2))
+        assert "another process has 1 already" in ends.next()[1]  # so the other is known
+        raise error
+    assert ends.next() == ("process 1", f"process 0 has ended: {reason}", 1)
+    other.close()
+
+
+def test_who_comes_late_is_told_too_why_process_0_has_ended(places, ends, monkeypatch):
+    monkeypatch.setattr(leader, "LINGER", 20.0)
+
+    def fail():
+        with contextlib.suppress(UserError), leading("process 0", places(0, 2)):
+            raise UserError("no")
+
+    late = in_a_thread(fail)
+    other = Follower("process 1", places(1, 2), print)
+    assert ends.next() == ("process 1", "process 0 has ended: no", 1)
+    other.close()
+    late.join(10)
+    assert not late.is_alive()
+
+
+def test_the_loss_of_process_0_ends_the_others(places, ends):
+    with wire.listen("127.0.0.1", places(0).port) as server:
+        other = Follower("process 1", places(1), print)
+        connection, _ = server.accept()
+        connection.close()
+    assert ends.next() == ("process 1", "process 0 was lost", 1)
+    other.close()
+
+
+def test_a_process_that_does_not_come_ends_the_study(places, ends, monkeypatch):
+    monkeypatch.setattr(hosts, "ARRIVAL", 0.3)
+    missing = "process 1 and process 2 did not come within 0 seconds"
+    with leading("process 0", places(0)) as first, pytest.raises(LostError, match=missing):
+        wait_until(first.check)
+
+
+def test_process_0_that_does_not_come_ends_the_others(places, monkeypatch, capsys):
+    monkeypatch.setattr(hosts, "ARRIVAL", 0.5)
+    monkeypatch.setattr(hosts, "SILENT", 0.2)
+    with pytest.raises(LostError, match=r"cannot reach process 0 at 127.0.0.1:\d+: Connection ref"):
+        Follower("process 1", places(1), print)
+    assert "Waiting for process 0" in one_line(capsys.readouterr().out)
+
+
+def test_a_full_disk_ends_all_with_its_own_words(places, ends):
+    def keep(group, content):
+        raise StorageError(Path("out/runs/x.npz"), "No space left on device")
+
+    with leading("process 0", places(0, 2)) as first, first.working(task(keep=keep)):
+        in_a_thread(follow, places(1, 2))
+        assert "No space left" in ends.next()[1]
+        with pytest.raises(StorageError, match="No space left on device"):
+            first.check()
+
+
+def test_nothing_is_stored_once_the_work_is_over(places, ends):
+    stored = []
+    with leading("process 0", places(0, 2)) as first:
+        with first.working(task(keep=lambda group, content: stored.append(content))):
+            other = Follower("process 1", places(1, 2), print)
+            assert other.take(TERMS)
+        other.give(b"late")
+        assert other.take(TERMS)  # asked and answered after it
+        other.close()
+    assert stored == []
+
+
+def test_with_nothing_left_the_others_are_told_so_and_need_process_0_no_more(places, ends):
+    with leading("process 0", places(0, 2)) as first:
+        other = Follower("process 1", places(1, 2), print)
+        dismissing = in_a_thread(first.dismiss, print)
+        assert other.take(TERMS) is None
+        dismissing.join(20)
+        assert not dismissing.is_alive()
+    time.sleep(0.2)  # process 0 has gone
+    assert ends.words.empty()
+    other.close()
+
+
+def test_who_is_still_to_come_is_waited_for_with_a_word(places, ends, capsys):
+    with leading("process 0", places(0, 2)) as first:
+        dismissing = in_a_thread(first.dismiss, print)
+        wait_until(lambda: capsys.readouterr().out)
+        assert dismissing.is_alive()
+        assert follow(places(1, 2)) == []
+        dismissing.join(20)
+        assert not dismissing.is_alive()
+
+
+def test_the_port_must_be_free(places):
+    taken = wire.listen("127.0.0.1", places(0).port)
+    with taken, pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1:"):
+        Leader("process 0", places(0))
+
+
+# Real processes
+
+SEEDS, EPOCHS = 5, 2
+
+
+class Processes:
+    """Processes of a small study, which share compiled programs; see `hosts_child`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def start(self, out, count, still=()):
+        """Start so many, of which some stand still after one epoch."""
+        port = free_port()
+        return [self._start(out, count, i, port, int(i in still)) for i in range(count)]
+
+    def _start(self, out, count, process_id, port, still):
+        command = [
+            *(sys.executable, "-m", "tests.hosts_child", "--dataset", "mnist_sample"),
+            *("--train-size", 256, "--batch-size", 64, "--learning-rate", 0.1),
+            *("--variants", "LeNet_noBN_Dropout", "--seeds", SEEDS, "--epochs", EPOCHS),
+            *("--timing-repeats", 0, "--devices", 1, "--out", out),
+            *("--compilation-cache", self.folder / "compiled"),
+            *("--coordinator", f"127.0.0.1:{port}", "--processes", count),
+            *("--process-id", process_id),
+        ]
+        told = {"TOGETHER": str(count), "STAND_STILL_AFTER": str(still)}
+        with self._screen(process_id).open("wb") as screen:
+            return subprocess.Popen(
+                list(map(str, command)),
+                cwd=ROOT,
+                env=os.environ | told,
+                stdout=screen,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _screen(self, process_id):
+        return self.folder / f"{process_id}.screen"
+
+    def said(self, process_id):
+        return self._screen(process_id).read_text()
+
+    def trained(self):
+        """Return the epochs that process 0 has shown."""
+        return Life(None, self.said(0), "").trained
+
+    def wait(self, processes):
+        return [process.wait(timeout=120) for process in processes]
+
+    def kill(self, processes, victim, left):
+        """Kill one once so many epochs are left, and return the exit codes of all."""
+        deadline = time.monotonic() + 120
+        while len(self.trained()) < SEEDS * EPOCHS - left:
+            assert time.monotonic() < deadline, self.said(0)
+            time.sleep(0.05)
+        processes[victim].kill()
+        start = time.monotonic()
+        codes = self.wait(processes)
+        assert time.monotonic() - start < 15
+        return codes
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    return Processes(tmp_path_factory.mktemp("hosts"))
+
+
+@pytest.fixture(scope="module")
+def alone(processes, tmp_path_factory):
+    """What one process makes of the study."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert processes.wait(processes.start(out, 1)) == [0], processes.said(0)
+    return numbers(out)
+
+
+def epochs_in(out):
+    return sum(len(run_store.read(path).fit.history) for path in run_store.files(out))
+
+
+@pytest.mark.parametrize(
+    ("count", "still", "victim"),
+    [
+        (2, {1}, 0),
+        (4, {2, 3}, 3),
+    ],
+)
+def test_after_a_kill_the_others_end_and_the_same_command_goes_on_to_the_same_bits(
+    count, still, victim, processes, alone, tmp_path
+):
+    out = tmp_path / "out"
+    codes = processes.kill(processes.start(out, count, still), victim, left=len(still))
+    reasons = {}
+    for process_id in {0, *still} - {victim}:  # nothing was left for the others, who have ended
+        assert codes[process_id] == 1
+        *before, last = processes.said(process_id).splitlines()
+        assert process_id == 0 or not before
+        reasons[process_id] = last.partition(";")[0]
+    lost = f"ablate: process {victim} was lost"
+    told = f"ablate: process 0 has ended: process {victim} was lost"
+    assert reasons == ({1: lost} if victim == 0 else {0: lost, 2: told})
+    assert epochs_in(out) == SEEDS * EPOCHS - len(still)  # all that were finished
+
+    assert processes.wait(processes.start(out, count)) == [0] * count, processes.said(0)
+    assert len(processes.trained()) == len(still)  # the others are not trained again
+    assert numbers(out) == alone
+    for process_id in range(1, count):
+        assert "has trained" in one_line(processes.said(process_id))
