@@ -3,44 +3,56 @@
     python -m experiments.benchmark
 
 times three models on MNIST and leaves benchmark.json and benchmark.png in ``results-benchmark``. On
-two cores of an AMD EPYC server that takes about a quarter of an hour, a third of it for several
-models at once; ``--variants LeNet --seeds-at-once 1`` takes three minutes. To expect there: an
-epoch of LeNet in 1.2 to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as
-textbook Flax. On a GPU more of PyTorch's ways are timed, and up to 256 models at once.
+two cores of an AMD EPYC server that takes about twenty minutes, half of it for many runs at
+once; ``--variants LeNet --seeds-at-once 1`` takes three minutes. To expect there: an epoch of LeNet
+in 1.2 to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as textbook Flax. On
+a GPU more of PyTorch's ways are timed, and up to 256 runs at once.
 
 Nothing else should run on the machine. Without PyTorch the rest is measured.
 """
 
 import difflib
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from experiments import benchmark_chart, benchmark_report, cli, environment, startup
-from experiments.benchmark_race import first_result, race, time_shares
-from experiments.benchmark_report import Row, row_of
-from experiments.benchmark_worker import Job, Worker
-from experiments.contenders import NAMES, NotMeasuredError, Task
+from experiments import (
+    benchmark_chart,
+    benchmark_report,
+    benchmark_tables,
+    cli,
+    environment,
+    startup,
+)
+from experiments.benchmark_numbers import Row, row_of
+from experiments.benchmark_process import Job, Worker, cores_of
+from experiments.benchmark_race import race, time_shares
+from experiments.benchmark_scaling import ScalingRow, race_to_scale, ways_of
+from experiments.benchmark_start import first_result
+from experiments.contenders import NAMES, NotMeasuredError, data_of, task_of, write_data
 from experiments.progress import say, say_source
 from experiments.settings import StudySettings
-from jax_lenet import Dataset
+from jax_lenet import Dataset, load
 
 #: What is timed unless told otherwise; on a GPU also `GPU_CONTENDERS`.
 CONTENDERS = ("jax_lenet", "torch", "torch_dataloader", "flax")
 GPU_CONTENDERS = ("torch_compile", "torch_cuda_graph")
-#: Models at once, unless told otherwise.
-SEEDS_AT_ONCE = (1, 2, 4, 8)
+#: Runs at once, unless told otherwise.
+SEEDS_AT_ONCE = (1, 2, 4, 8, 16)
 GPU_SEEDS_AT_ONCE = (1, 8, 64, 256)
-#: The variant, besides the first, of which several models train at once.
+#: The variant, besides the first, of which many runs train.
 SCALED_VARIANT = "LeNet_BN_Dropout"
-#: Images of an epoch of several models on a CPU, where there is one round of them: PyTorch would
-#: take minutes for eight models on all images.
-SCALE_IMAGES = 12_800
-#: Images of the epoch that is profiled: a hundred steps, as many as a trace can hold.
-PROFILE_IMAGES = 12_800
+#: Images of every contender's epochs where many runs train on a CPU: fifty steps. On all images
+#: PyTorch would take two minutes for one epoch of sixteen models under vmap.
+SCALE_IMAGES = 6_400
+#: Rounds there on a CPU, at most: the fewest that give an interval of use.
+SCALE_ROUNDS = 3
+#: Images of the epoch that is profiled, at most: the timed one's, which a trace can hold.
+PROFILE_IMAGES = 50_000
 #: Operations besides matrix products that a profile names.
 PROFILE_OPERATIONS = 10
 
@@ -66,8 +78,8 @@ class Settings:
     epochs: int = 3
     """The most epochs in a turn; slow contenders train fewer, so that a turn takes some seconds."""
     seeds_at_once: tuple[int, ...] | None = None
-    """Numbers of models to train at once: 1 2 4 8 on a CPU, 1 8 64 256 on a GPU unless told
-    otherwise; 1 alone leaves the comparison of several out."""
+    """Numbers of runs to train at once, in every way: 1 2 4 8 16 on a CPU, 1 8 64 256 on a GPU
+    unless told otherwise; 1 alone leaves that comparison out."""
     threads: int | None = None
     """Cores that every contender may use; None is all."""
     batch_size: int = 128
@@ -140,33 +152,42 @@ class Benchmark:
     Attributes:
         facts: what the numbers were made with.
         rows: one for each contender and variant, so far.
+        scaling: one for each way, number of runs and variant, so far.
         profiles: one for each variant, so far.
     """
 
-    def __init__(self, settings: Settings, data: Dataset, console: Console):
-        """Look at the machine."""
+    def __init__(self, settings: Settings, data: Dataset, folder: Path, console: Console):
+        """Look at the machine, and write the data for the processes into an empty folder."""
         self.settings = settings
-        self.data = data
         self.console = console
-        self.threads = settings.threads or startup.cores()
+        self.cores = cores_of(settings.threads or startup.cores())
         try:
-            with Worker(self.threads) as worker:
+            with Worker(self.cores) as worker:
                 machine = worker.ask("machine")
         except NotMeasuredError as error:
             raise cli.UserError(f"no process can be started: {error}") from None
         self.on_gpu = machine["jax_device"]["platform"] != "cpu"
         self.matmul_rate: float = machine["matmul_rate"]
+        self.train_size = len(data.train_labels)
+        self.data, self.sample = folder / "data", folder / "sample"
+        write_data(self.data, data_of(data))
+        write_data(self.sample, data_of(load("mnist_sample")))
         self.rows: list[Row] = []
+        self.scaling: list[ScalingRow] = []
         self.profiles: list[dict[str, Any]] = []
         self.facts = {
             "title": "LeNet-5 on MNIST: this library beside PyTorch",
             "program": "experiments.benchmark",
+            "date": benchmark_report.now(),
+            "commit": benchmark_report.commit(),
             "settings": settings.as_json(),
-            "threads": self.threads,
+            "threads": len(self.cores),
+            "cores": machine["cores"],
             "matmul_rate": self.matmul_rate,
             "data": environment.data_facts(data),
             "device": machine["jax_device"],
             "machine": environment.machine(),
+            "environment": machine["environment"],
             "versions": environment.versions((*environment.PACKAGES, "torch")),
         }
 
@@ -176,23 +197,14 @@ class Benchmark:
         default = (*CONTENDERS, *GPU_CONTENDERS) if self.on_gpu else CONTENDERS
         return self.settings.contenders or default
 
-    @property
-    def train_size(self) -> int:
-        """Images of an epoch."""
-        return len(self.data.train_labels)
-
-    def job(self, contender: str, variant: str, runs: int = 1, images: int | None = None) -> Job:
+    def job(self, contender: str, variant: str, images: int | None = None) -> Job:
         """Return the job of a contender, on the first ``images`` training images or on all."""
-        source = self.data.source
         settings = self.settings
         return Job(
             contender=contender,
-            task=Task(variant, settings.batch_size, settings.learning_rate),
-            # What this process has read, wherever it found it: no second search or download.
-            dataset=self.data.name,
-            data_dir=None if source.kind in ("sample", "download") else source.path,
+            task=task_of(variant, settings.batch_size, settings.learning_rate),
+            data=str(self.data),
             train_size=min(images or self.train_size, self.train_size),
-            runs=runs,
             torch_device="cuda" if self.on_gpu else "cpu",
         )
 
@@ -200,49 +212,45 @@ class Benchmark:
         """Time every contender with one model."""
         jobs = [self.job(contender, variant) for contender in self.contenders]
         self._say(f"{variant:<20}from start to first result, each in a fresh process")
-        firsts = [first_result(job, self.threads) for job in jobs]
+        firsts = [first_result(job, self.sample, self.cores) for job in jobs]
         entrants = race(
             jobs,
-            self.threads,
+            self.cores,
             rounds=self.settings.repeats,
             epochs=self.settings.epochs,
             say=self._say,
         )
-        rivals = [entrant for entrant in entrants if entrant.job.contender == "torch"]
         self.rows += [
-            row_of(entrant, self.train_size, rivals, self.matmul_rate, first)
+            row_of(entrant, self.train_size, entrants, self.matmul_rate, first)
             for entrant, first in zip(entrants, firsts, strict=True)
         ]
 
     def scale(self, variant: str) -> None:
-        """Time several models at once, each number of them beside PyTorch's two ways."""
-        default = GPU_SEEDS_AT_ONCE if self.on_gpu else SEEDS_AT_ONCE
-        images = self.train_size if self.on_gpu else min(SCALE_IMAGES, self.train_size)
-        for runs in sorted({*(self.settings.seeds_at_once or default)} - {1}):
-            jobs = []
-            if "jax_lenet" in self.contenders:
-                jobs.append(self.job("jax_lenet", variant, runs, images))
-            if "torch" in self.contenders:
-                jobs.append(self.job("torch", variant, 1, images))
-                jobs.append(self.job("torch_vmap", variant, runs, images))
-            entrants = race(
-                jobs,
-                self.threads,
-                rounds=self.settings.repeats if self.on_gpu else 1,
-                epochs=self.settings.epochs,
-                say=self._say,
-            )
-            rivals = [each for each in entrants if each.job.contender.startswith("torch")]
-            self.rows += [
-                row_of(each, images, rivals, self.matmul_rate)
-                for each in entrants
-                if each.job.runs > 1
-            ]
+        """Time many runs at once, in every way of what can be measured here."""
+        counts = self.settings.seeds_at_once
+        if self.on_gpu:
+            counts, images = counts or GPU_SEEDS_AT_ONCE, self.train_size
+            rounds = self.settings.repeats
+        else:
+            counts, images = counts or SEEDS_AT_ONCE, min(SCALE_IMAGES, self.train_size)
+            rounds = min(SCALE_ROUNDS, self.settings.repeats)
+        if max(counts) == 1:
+            return
+        own = [row for row in self.rows if row.variant == variant]
+        measured = [row.contender for row in own if row.reason is None]
+        self.scaling += race_to_scale(
+            self.job("", variant),
+            ways_of(self.cores, measured, self.on_gpu),
+            sorted({1, *counts}),
+            images=images,
+            rounds=rounds,
+            say=self._say,
+        )
 
     def profile(self, variant: str) -> None:
         """Find out where the time of this library's training epoch goes."""
         job = self.job("jax_lenet", variant, images=PROFILE_IMAGES)
-        shares = time_shares(job, self.threads)
+        shares = time_shares(job, self.cores)
         if "operations" in shares:
             shares["operations"] = shares["operations"][:PROFILE_OPERATIONS]
         self.profiles.append({"variant": variant, "train_images": job.train_size, **shares})
@@ -250,7 +258,25 @@ class Benchmark:
     def write(self, finished: bool) -> None:
         """Write benchmark.json."""
         path = self.settings.out / benchmark_report.JSON
-        benchmark_report.write_json(path, self.facts, self.rows, self.profiles, finished)
+        content = {
+            **self.facts,
+            "finished": finished,
+            "methods": benchmark_report.METHODS,
+            "rows": [asdict(row) for row in self.rows],
+            "scaling": [asdict(row) for row in self.scaling],
+            "profiles": self.profiles,
+        }
+        benchmark_report.write_json(path, content)
+
+    def show(self) -> None:
+        """Draw the chart and print the tables."""
+        path = self.settings.out / benchmark_report.CHART
+        benchmark_chart.draw(path, self.facts, self.rows, self.scaling)
+        self.console.print(benchmark_tables.table_of(self.rows))
+        if self.scaling:
+            self.console.print(benchmark_tables.scaling_table(self.scaling))
+        if self.profiles:
+            self.console.print(benchmark_tables.profile_table(self.profiles))
 
     def _say(self, text: str) -> None:
         say(self.console, text)
@@ -264,18 +290,18 @@ def main(settings: Settings) -> None:
     data = settings.study.load()
     benchmark_report.make_folder(settings.out)
     say_source(console, data)
-    benchmark = Benchmark(settings, data, console)
-    for variant in settings.variants:
-        benchmark.compare(variant)
-        if variant in (settings.variants[0], SCALED_VARIANT):
-            benchmark.scale(variant)
-        if "jax_lenet" in benchmark.contenders:
-            benchmark.profile(variant)
-        benchmark.write(finished=False)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        benchmark = Benchmark(settings, data, Path(folder), console)
+        for variant in settings.variants:
+            benchmark.compare(variant)
+            benchmark.write(finished=False)
+            if variant in (settings.variants[0], SCALED_VARIANT):
+                benchmark.scale(variant)
+            if "jax_lenet" in benchmark.contenders:
+                benchmark.profile(variant)
+            benchmark.write(finished=False)
     benchmark.write(finished=True)
-    benchmark_chart.draw(settings.out / benchmark_report.CHART, benchmark.facts, benchmark.rows)
-    console.print(benchmark_report.table_of(benchmark.rows))
-    console.print(benchmark_report.profile_table(benchmark.profiles))
+    benchmark.show()
     say(console, f"Results: {settings.out.resolve()}")
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's chart: seconds of each contender by variant, and of several models at once."""
+"""The benchmark's chart: seconds of each contender by variant, and runs a minute of many runs."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.benchmark_report import Row, short, write
+from experiments.benchmark_numbers import Row
+from experiments.benchmark_report import write
+from experiments.benchmark_scaling import ScalingRow
+from experiments.benchmark_tables import short
 from experiments.chart import QUIET, TEXT
-from experiments.contenders import NAMES
 
 LABELS = {
     "jax_lenet": "this library",
@@ -47,20 +49,29 @@ STYLE: dict[str, Any] = {
 DPI = 150
 
 
-def draw(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
+#: Of one contender's ways in turn.
+DASHES = ("-", "--", ":")
+
+
+def draw(
+    path: Path, facts: Mapping[str, Any], rows: Sequence[Row], scaling: Sequence[ScalingRow] = ()
+) -> None:
     """Write the chart; it appears whole or not at all."""
     with matplotlib.style.context(["default", STYLE]):
         file = io.BytesIO()
-        build(facts, rows).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        figure = build(facts, rows, scaling)
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     write(path, file.getvalue())
 
 
-def build(facts: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
-    """Return the page: bars of training and testing; below, lines of several models at once."""
-    measured = [row for row in rows if row.reason is None]
-    single = [row for row in measured if row.seeds_at_once == 1]
-    scaled = list(dict.fromkeys(row.variant for row in measured if row.seeds_at_once > 1))
-    heights = [0.6 + 0.28 * len(single), *([3.2] if scaled else [])]
+def build(
+    facts: Mapping[str, Any], rows: Sequence[Row], scaling: Sequence[ScalingRow] = ()
+) -> Figure:
+    """Return the page: bars of training and testing; below, runs a minute over their number."""
+    single = [row for row in rows if row.reason is None]
+    many = [row for row in scaling if row.reason is None]
+    scaled = list(dict.fromkeys(row.variant for row in many))
+    heights = [0.6 + 0.28 * len(single), *([3.6] if scaled else [])]
     figure = Figure(figsize=(12, 1.3 + sum(heights)), layout="constrained")
     sizes = facts["data"]["sizes"]
     figure.suptitle(f"{facts['title']}\n{_subtitle(facts)}", x=0.01, ha="left", fontsize=12)
@@ -74,8 +85,8 @@ def build(facts: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
         for axes in panels[len(scaled) :]:
             axes.set_axis_off()
         for axes, variant in zip(panels, scaled, strict=False):
-            _lines(axes, [row for row in measured if row.variant == variant])
-            axes.set_title(f"{variant}: several models at once")
+            _lines(axes, [row for row in many if row.variant == variant])
+            axes.set_title(f"{variant}: many runs")
     return figure
 
 
@@ -132,36 +143,39 @@ def _label(row: Row, part: str) -> str:
         return seconds
     found = row.ratio_to_torch[part]
     interval = "" if found.low is None else f" [{short(found.low)}, {short(found.high)}]"
-    return f"{seconds} · {short(found.median)}x{interval}"
+    return f"{seconds} · {short(found.estimate)}x{interval}"
 
 
-def _lines(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draw the time per image and model over the number of models."""
-    for contender in NAMES:
-        own = [row for row in rows if row.contender == contender]
-        if contender == "torch" and own:
-            level = _microseconds(own[0])
-            axes.axhline(level, color=COLOURS[contender], ls="--", label="PyTorch, one by one")
-        elif any(row.seeds_at_once > 1 for row in own):
-            counts = [row.seeds_at_once for row in own]
-            axes.plot(
-                counts,
-                [_microseconds(row) for row in own],
-                "o-",
-                color=COLOURS[contender],
-                label=LABELS[contender],
-            )
-    counts = sorted({row.seeds_at_once for row in rows})
+def _lines(axes: Axes, rows: Sequence[ScalingRow]) -> None:
+    """Draw the runs a minute over the number of runs; a line for each way, ticks for its turns."""
+    for way in dict.fromkeys(row.way for row in rows):
+        own = [row for row in rows if row.way == way]
+        contender = own[0].contender
+        ways = list(dict.fromkeys(row.way for row in rows if row.contender == contender))
+        counts = [row.runs for row in own]
+        axes.plot(
+            counts,
+            np.array([row.runs_per_minute for row in own]),
+            f"o{DASHES[ways.index(way) % len(DASHES)]}",
+            color=COLOURS[contender],
+            label=way.replace(contender, LABELS[contender]),
+            ms=4,
+        )
+        for row in own:
+            axes.plot([row.runs] * len(row.turns or ()), _by_turn(row), "_", color=TEXT, alpha=0.4)
+    counts = sorted({row.runs for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("models at once")
-    axes.set_ylabel("training, microseconds\nper image and model")
+    axes.set_xlabel(f"runs; epochs of {rows[0].train_images:,} images")
+    axes.set_ylabel("runs a minute\n(ten epochs of 50,000, training alone)")
     axes.grid(axis="y", color="#e3e3e3", zorder=0)
-    axes.legend(loc="best", frameon=True, edgecolor="none")
+    axes.legend(loc="best", frameon=True, edgecolor="none", fontsize=9)
 
 
-def _microseconds(row: Row) -> float:
-    assert row.train_seconds is not None
-    return 1e6 * row.train_seconds / row.train_images
+def _by_turn(row: ScalingRow) -> list[float]:
+    """Return the runs a minute of each turn."""
+    assert row.seconds
+    assert row.runs_per_minute
+    return [row.runs_per_minute * row.seconds / turn for turn in row.turns or ()]

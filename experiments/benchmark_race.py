@@ -1,90 +1,147 @@
-"""How the benchmark times contenders: each in its process, warmed up, in turn, one at a time."""
+"""How the benchmark times: each contender in its process, warmed up, in turn, one at a time."""
 
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any, NamedTuple
 
-from experiments.benchmark_worker import Job, Worker
+from experiments.benchmark_process import Job, Worker
 from experiments.contenders import NotMeasuredError
 
 #: A turn takes about so long, so that fast contenders train several epochs in it and slow ones one.
 TURN_SECONDS = 4.0
 
 
-class Turn(NamedTuple):
-    """One turn of a contender: means over its epochs, of one model.
+class Racer(ABC):
+    """Something whose turns are timed.
 
     Attributes:
-        train_seconds: of training for an epoch, divided by the number of models.
-        test_seconds: of a test, divided by the number of models.
+        reason: why it is out of the race, in one line; None while it is in.
+    """
+
+    reason: str | None = None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called on the screen, its variant included."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Build it and train an epoch that does not count."""
+
+    @abstractmethod
+    def take_turn(self) -> str:
+        """Train for a turn that counts; return what it gave, in words."""
+
+    def attempt(self, action: Callable[[], Any], say: Callable[[str], None]) -> Any:
+        """Do something while it is in; return what that gives, None where it drops out."""
+        if self.reason is not None:
+            return None
+        try:
+            return action()
+        except NotMeasuredError as error:
+            self.reason = str(error)
+            say(f"{self.name} is not measured: {error}")
+            return None
+
+
+def take_turns(racers: Sequence[Racer], rounds: int, say: Callable[[str], None]) -> None:
+    """Time racers in turn: A B C, A B C, and so on.
+
+    So a slow moment of the machine hits them all. Their processes sleep while another's works. One
+    that can't be measured, or whose process ends, drops out with the reason.
+
+    Args:
+        racers: not warmed up.
+        rounds: how many turns each has.
+        say: is told how it goes, in lines.
+    """
+    for racer in racers:
+        racer.attempt(racer.warm_up, say)
+    for number in range(1, rounds + 1):
+        for racer in racers:
+            words = racer.attempt(racer.take_turn, say)
+            if words is not None:
+                say(f"{racer.name:<52}round {number}/{rounds}   {words}")
+
+
+class Turn(NamedTuple):
+    """One turn of a contender: means over its epochs.
+
+    Attributes:
+        train_seconds: of training for an epoch.
+        test_seconds: of a test.
     """
 
     train_seconds: float
     test_seconds: float
 
 
-class Entrant:
-    """A contender in a race.
+class Entrant(Racer):
+    """A contender with one model in a race, and the process that it has to itself.
 
     Attributes:
         job: what it does.
-        reason: why it is out of the race, in one line; None while it is in.
         turns: those that count.
         epochs: how many it trains in a turn.
         built: what its process said of itself, see `benchmark_worker`.
         first: what the epoch before the race gave, see the same.
         last: what the latest turn gave.
-        flops: of an epoch's matrix products, of one model; None where nobody counts them.
+        flops: of an epoch's matrix products; None where nobody counts them.
     """
 
-    def __init__(self, job: Job, threads: int):
-        """Take a job; no process runs yet."""
+    def __init__(self, job: Job, cores: Sequence[int], epochs: int):
+        """Take a job; no process runs yet.
+
+        Args:
+            job: what it does.
+            cores: those that it may use.
+            epochs: the most that it trains in a turn.
+        """
         self.job = job
-        self.reason: str | None = None
         self.turns: list[Turn] = []
-        self.epochs = 1
+        self.epochs = epochs
         self.built: dict[str, Any] = {}
         self.first: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         self.flops: float | None = None
-        self._threads = threads
+        self._cores = cores
         self._worker: Worker | None = None
 
     @property
     def worker(self) -> Worker:
         """The process; the first use starts it."""
         if self._worker is None:
-            self._worker = Worker(self._threads)
+            self._worker = Worker(self._cores)
         return self._worker
 
     @property
     def name(self) -> str:
-        """The contender's name, with the number of models where there are several."""
-        several = f" x{self.job.runs}" if self.job.runs > 1 else ""
-        return self.job.contender + several
+        """Variant and contender."""
+        return f"{self.job.task.variant:<20}{self.job.contender}"
 
-    def warm_up(self, epochs: int) -> None:
-        """Build it and train an epoch that does not count; ``epochs`` is the most for a turn."""
+    def warm_up(self) -> None:
+        """Build it and train an epoch that does not count."""
         self.built = self.worker.build(self.job)
-        self.first = self.last = self.worker.ask("turn", epochs=1)
+        self.first = self.last = self.worker.ask("turn", key="", epochs=1)
         seconds = self.first["train_seconds"][0] + self.first["test_seconds"][0]
-        self.epochs = max(1, min(epochs, int(TURN_SECONDS / seconds)))
+        self.epochs = max(1, min(self.epochs, int(TURN_SECONDS / seconds)))
 
-    def take_turn(self) -> None:
+    def take_turn(self) -> str:
         """Train and test for a turn."""
-        self.last = self.worker.ask("turn", epochs=self.epochs)
-        sums = self.last["train_seconds"], self.last["test_seconds"]
-        self.turns.append(Turn(*(statistics.fmean(x) / self.job.runs for x in sums)))
+        self.last = self.worker.ask("turn", key="", epochs=self.epochs)
+        turn = Turn(*(statistics.fmean(self.last[name]) for name in Turn._fields))
+        self.turns.append(turn)
+        return (
+            f"train {turn.train_seconds:8.4f} s   test {turn.test_seconds:7.4f} s"
+            f"   ({self.epochs} epoch{'s' if self.epochs > 1 else ''})"
+        )
 
     def count_flops(self) -> None:
         """Ask for the operations of an epoch."""
-        flops = self.worker.ask("flops")["flops"]
-        self.flops = None if flops is None else flops / self.job.runs
+        self.flops = self.worker.ask("flops", key="")["flops"]
 
     def close(self) -> None:
         """End the process."""
@@ -93,97 +150,38 @@ class Entrant:
 
 
 def race(
-    jobs: Sequence[Job], threads: int, *, rounds: int, epochs: int, say: Callable[[str], None]
+    jobs: Sequence[Job],
+    cores: Sequence[int],
+    *,
+    rounds: int,
+    epochs: int,
+    say: Callable[[str], None],
 ) -> list[Entrant]:
-    """Time contenders in turn: A B C, A B C, and so on.
-
-    So a slow moment of the machine hits them all. Each has a process of its own, which sleeps while
-    another's works. One that can't be measured, or whose process ends, drops out with the reason.
+    """Time contenders with one model each, in turn.
 
     Args:
         jobs: one for each contender.
-        threads: how many cores each may use.
+        cores: those that each may use.
         rounds: how many turns each has.
         epochs: the most that one trains in a turn.
         say: is told how it goes, in lines.
     """
-    entrants = [Entrant(job, threads) for job in jobs]
+    entrants = [Entrant(job, cores, epochs) for job in jobs]
     with ExitStack() as processes:
         for entrant in entrants:
             processes.enter_context(closing(entrant))
-            _attempt(entrant, lambda entrant=entrant: entrant.warm_up(epochs), say)
-        for number in range(1, rounds + 1):
-            for entrant in entrants:
-                if _attempt(entrant, entrant.take_turn, say):
-                    say(_line(entrant, f"round {number}/{rounds}"))
+        take_turns(entrants, rounds, say)
         for entrant in entrants:
-            _attempt(entrant, entrant.count_flops, say)
+            entrant.attempt(entrant.count_flops, say)
     return entrants
 
 
-def _attempt(entrant: Entrant, action: Callable[[], None], say: Callable[[str], None]) -> bool:
-    """Do something with an entrant that is still in; tell whether it went well."""
-    if entrant.reason is not None:
-        return False
-    try:
-        action()
-    except NotMeasuredError as error:
-        entrant.reason = str(error)
-        say(f"{entrant.job.task.variant:<20}{entrant.name} is not measured: {error}")
-    return entrant.reason is None
-
-
-def _line(entrant: Entrant, when: str) -> str:
-    turn = entrant.turns[-1]
-    return (
-        f"{entrant.job.task.variant:<20}{when:<12}{entrant.name:<18}"
-        f"train {turn.train_seconds:8.4f} s   test {turn.test_seconds:7.4f} s"
-        f"   ({entrant.epochs} epoch{'s' if entrant.epochs > 1 else ''})"
-    )
-
-
-class FirstResult(NamedTuple):
-    """Seconds from the start of a process to its first finished epoch and test, on the sample.
-
-    Attributes:
-        cold: with nothing compiled before.
-        warm: with JAX's persistent compilation cache as the former left it; None without JAX.
-    """
-
-    cold: float | None
-    warm: float | None
-
-
-def first_result(job: Job, threads: int) -> FirstResult:
-    """Time how long a fresh process takes to its first result on the embedded sample.
-
-    The cold process fills the cache, as a user's first one does. None where it can't be measured.
-    """
-    job = replace(job, dataset="mnist_sample", data_dir=None, train_size=None)
-    if job.contender.startswith("torch"):
-        return FirstResult(_seconds_to_result(job, threads, cache=None), None)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        cold, warm = (_seconds_to_result(job, threads, Path(folder)) for _ in range(2))
-    return FirstResult(cold, warm)
-
-
-def _seconds_to_result(job: Job, threads: int, cache: Path | None) -> float | None:
-    start = perf_counter()
-    try:
-        with Worker(threads, cache) as worker:
-            worker.build(job)
-            worker.ask("turn", epochs=1)
-            return perf_counter() - start
-    except NotMeasuredError:
-        return None
-
-
-def time_shares(job: Job, threads: int) -> dict[str, Any]:
+def time_shares(job: Job, cores: Sequence[int]) -> dict[str, Any]:
     """Return where the time of an epoch goes, as `profile.Shares`, or ``{"reason": ...}``."""
     try:
-        with Worker(threads) as worker:
+        with Worker(cores) as worker:
             worker.build(job)
-            worker.ask("turn", epochs=1)
-            return worker.ask("time_shares")
+            worker.ask("turn", key="", epochs=1)
+            return worker.ask("time_shares", key="")
     except NotMeasuredError as error:
         return {"reason": str(error)}

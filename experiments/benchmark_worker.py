@@ -1,244 +1,147 @@
-"""One contender of the benchmark in a process of its own, and the handle that commands it.
+"""Contenders of the benchmark in a process of their own, started by `benchmark_process.Worker`.
 
-In one process PyTorch's threads and XLA's disturb each other, and how much memory a contender takes
-at most can only be told of a whole process. So `experiments.benchmark` starts one for each,
-``python -m experiments.benchmark_worker``. It reads requests from its standard input and answers
-each with a line on its standard output, both in JSON; between two requests it sleeps.
+It reads requests from its standard input and answers each with a line on its standard output, both
+in JSON; between two requests it sleeps. It holds any number of contenders, each under its key.
 
-    {"do": "build", ...}             ->  {"compile_seconds": 2.1, "devices": 2}
-    {"do": "turn", "epochs": 3}      ->  {"train_seconds": [1.0, 1.1, 1.0], ...}
-    {"do": "flops"}                  ->  {"flops": 1.8e11}
-    {"do": "time_shares"}            ->  {"product": 0.8, ...}
-    {"do": "machine"}                ->  {"jax_device": {...}, "matmul_rate": 1.5e11}
+    {"do": "build", "key": "a", ...}             ->  {"compile_seconds": 2.1, "devices": 2, ...}
+    {"do": "turn", "key": "a", "epochs": 3}      ->  {"train_seconds": [1.0, 1.1, 1.0], ...}
+    {"do": "train", "key": "a", "epochs": 3}     ->  {"train_seconds": [1.0, 1.1, 1.0]}
+    {"do": "flops", "key": "a"}                  ->  {"flops": 1.8e11}
+    {"do": "time_shares", "key": "a"}            ->  {"product": 0.8, ...}
+    {"do": "machine"}                            ->  {"jax_device": {...}, "matmul_rate": 1.5e11}
 
 The answer to what can't be done is ``{"reason": "..."}``, in one line.
+
+A process of PyTorch's imports neither JAX nor this library's part that does: its memory and its
+start are those of a program in PyTorch alone.
 """
 
-import contextlib
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
-from experiments.contenders import Contender, NotMeasuredError, Task, build
+from experiments.contenders import Contender, NotMeasuredError, Task, build, read_data
 
-#: Seconds that a worker has to end by itself before it is killed.
-PATIENCE = 10.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker builds.
-
-    Attributes:
-        contender: one of `contenders.NAMES`.
-        task: what it trains.
-        dataset: as `jax_lenet.load` takes it.
-        data_dir: the same.
-        train_size: the same.
-        runs: how many models train at once.
-        torch_device: ``"cpu"`` or ``"cuda"``.
-    """
-
-    contender: str
-    task: Task
-    dataset: str
-    data_dir: str | None
-    train_size: int | None
-    runs: int = 1
-    torch_device: str = "cpu"
-
-
-# The benchmark's side
-
-
-class Worker:
-    """A handle on a new process; a context manager that ends it."""
-
-    def __init__(self, threads: int, cache: Path | None = None):
-        """Start the process.
-
-        Args:
-            threads: how many cores it may use: as many threads of PyTorch, and as many CPU devices
-                of JAX.
-            cache: folder of JAX's persistent compilation cache; None is to do without.
-        """
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see `close`)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.benchmark_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=environment(os.environ, threads, cache),
-        )
-        if hasattr(os, "sched_setaffinity"):  # XLA has a thread for each core that it sees
-            cores = sorted(os.sched_getaffinity(0))[:threads]
-            os.sched_setaffinity(self._process.pid, cores)
-
-    def __enter__(self) -> "Worker":
-        """Return the handle."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self.close()
-
-    def build(self, job: Job) -> dict[str, Any]:
-        """Have it build a contender; see `_Session.build`."""
-        return self.ask("build", **asdict(job))
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Request something and wait for the answer.
-
-        Raises:
-            NotMeasuredError: with the reason, if it can't be done or the process ended.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer.endswith("\n"):
-            raise NotMeasuredError(self._last_words())
-        reply = json.loads(answer)
-        if "reason" in reply:
-            raise NotMeasuredError(reply["reason"])
-        return reply
-
-    def close(self) -> None:
-        """End the process: its input ends, and what does not heed that is killed."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # a request that nobody reads
-                    stream.close()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-    def _last_words(self) -> str:
-        """Return why the process ended, in one line."""
-        try:
-            code = self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            return "its process stopped answering"
-        if code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}"
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return f"its process ended: {lines[-1] if lines else f'exit code {code}'}"
-
-
-def environment(own: Mapping[str, str], threads: int, cache: Path | None) -> dict[str, str]:
-    """Return the environment variables for a worker, from those of this process.
-
-    >>> environment({"HOME": "/home/me"}, 2, None)["JAX_NUM_CPU_DEVICES"]
-    '2'
-    """
-    variables = {
-        **own,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "JAX_NUM_CPU_DEVICES": str(threads),
-        # Several contenders share a GPU's memory; by default JAX would take most of it at once.
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
-    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
-    if cache is not None:
-        variables |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-    return variables
-
-
-# The worker's side
+#: What environment variables that change a contender's speed or memory begin with.
+VARIABLES = (
+    *("JAX_", "XLA_", "LIBTPU_", "TF_", "TORCH", "PYTORCH_", "CUDA_", "NVIDIA_", "CUBLAS_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "LD_", "MALLOC_", "GLIBC_", "PYTHON"),
+)
 
 
 class _Session:
-    """The contender that a worker holds; each method answers one kind of request."""
+    """The contenders that a process holds; each method answers one kind of request."""
 
     def __init__(self):
-        self._contender: Contender | None = None
-
-    @property
-    def contender(self) -> Contender:
-        assert self._contender is not None, "the first request must be to build"
-        return self._contender
+        self._contenders: dict[str, Contender] = {}
 
     def build(
         self,
+        key: str,
         contender: str,
         task: dict[str, Any],
-        dataset: str,
-        data_dir: str | None,
+        data: str,
         train_size: int | None,
         runs: int,
         torch_device: str,
+        threads: int,
     ) -> dict[str, Any]:
-        """Read the data and build the contender: a `Job`."""
-        from jax_lenet import load
-
-        folder = None if data_dir is None else Path(data_dir)
-        data = load(dataset, folder, train_size)
-        self._contender = build(contender, Task(**task), data, runs=runs, torch_device=torch_device)
+        """Read the data and build the contender: a `benchmark_process.Job`."""
+        arrays = read_data(Path(data), train_size)
+        prepare_library(contender, threads)
+        built = build(
+            contender,
+            Task(**{**task, "dropout": tuple(task["dropout"])}),
+            arrays,
+            runs=runs,
+            torch_device=torch_device,
+        )
+        self._contenders[key] = built
         return {
-            "compile_seconds": self._contender.compile_seconds,
-            "devices": self._contender.devices,
+            "prepare_seconds": built.prepare_seconds,
+            "compile_seconds": built.compile_seconds,
+            "devices": built.devices,
+            "cores": own_cores(),
         }
 
-    def turn(self, epochs: int) -> dict[str, Any]:
+    def turn(self, key: str, epochs: int) -> dict[str, Any]:
         """Train and test some epochs; return the seconds of each, and how well the last went."""
-        seconds = [(self.contender.train_epoch(), self.contender.test()) for _ in range(epochs)]
+        contender = self._contenders[key]
+        seconds = [(contender.train_epoch(), contender.test()) for _ in range(epochs)]
         train_seconds, test_seconds = zip(*seconds, strict=True)
         return {
             "train_seconds": train_seconds,
             "test_seconds": test_seconds,
-            "train_loss": _finite(self.contender.train_loss),
-            "test_accuracy": _finite(self.contender.accuracy()),
+            "train_loss": _finite(contender.train_loss),
+            "test_accuracy": _finite(contender.accuracy()),
             "peak_rss_bytes": peak_rss_bytes(),
         }
 
-    def flops(self) -> dict[str, Any]:
-        """Count an epoch's operations in matrix products, of all runs."""
-        return {"flops": self.contender.product_flops()}
+    def train(self, key: str, epochs: int) -> dict[str, Any]:
+        """Train some epochs; return the seconds of each."""
+        contender = self._contenders[key]
+        return {"train_seconds": [contender.train_epoch() for _ in range(epochs)]}
 
-    def time_shares(self) -> dict[str, Any]:
+    def flops(self, key: str) -> dict[str, Any]:
+        """Count an epoch's operations in matrix products, of all runs."""
+        return {"flops": self._contenders[key].product_flops()}
+
+    def time_shares(self, key: str) -> dict[str, Any]:
         """Train an epoch under the profiler; return what took its time, see `profile.Shares`."""
         from experiments.jax_contenders import JaxLenet
 
-        assert isinstance(self.contender, JaxLenet)
-        shares, reason = self.contender.time_shares()
+        contender = self._contenders[key]
+        assert isinstance(contender, JaxLenet)
+        shares, reason = contender.time_shares()
         return asdict(shares) if shares else {"reason": reason}
 
     def machine(self) -> dict[str, Any]:
         """Look at what JAX runs on, and how fast it is."""
-        from experiments import environment, profile
+        from experiments import environment, flops, jax_contenders
 
+        jax_contenders.start()
         return {
             "jax_device": environment.jax_device(),
-            "matmul_rate": profile.matmul_rate(),
+            "matmul_rate": flops.matmul_rate(),
+            "cores": own_cores(),
+            "environment": variables(os.environ),
         }
+
+
+def prepare_library(contender: str, threads: int) -> None:
+    """Set up the contender's library as its programs do, before its first computation."""
+    if not contender.startswith("torch"):
+        from experiments import jax_contenders
+
+        jax_contenders.start()
+        return
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return  # `build` says so
+    torch.set_num_threads(threads)
+
+
+def own_cores() -> list[int] | None:
+    """Return the numbers of the cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return None
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the environment variables that can change a number.
+
+    >>> variables({"XLA_FLAGS": "--xla_cpu_use_onednn=true", "HOME": "/home/me"})
+    {'XLA_FLAGS': '--xla_cpu_use_onednn=true'}
+    """
+    return {name: value for name, value in environment.items() if name.startswith(VARIABLES)}
 
 
 def _finite(value: float) -> float | None:
@@ -274,6 +177,7 @@ def serve(requests: Iterable[str], answers: TextIO) -> None:
     methods: dict[str, Callable[..., dict[str, Any]]] = {
         "build": session.build,
         "turn": session.turn,
+        "train": session.train,
         "flops": session.flops,
         "time_shares": session.time_shares,
         "machine": session.machine,

@@ -15,6 +15,11 @@ from pathlib import PurePath
 CONTAINERS = frozenset({"while", "conditional", "call"})
 #: Take no time of their own: names for what is there already.
 FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"})
+#: Exchange data between devices, and so wait for the slowest; some begin and end as two operations.
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter"),
+    *("collective-permute", "collective-broadcast"),
+)
 #: Libraries' matrix products and convolutions, by the name of a custom call or of a GPU kernel.
 LIBRARY_PRODUCT = re.compile(r"gemm|matmul|cublas|cutlass|cudnn.*conv|(^|[_$])dot", re.IGNORECASE)
 
@@ -54,6 +59,11 @@ class Instruction:
     op_name: str = ""
     source: str = ""
     trip_count: int | None = None
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether it exchanges data between devices."""
+        return self.opcode.removesuffix("-start").removesuffix("-done") in COLLECTIVES
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,11 @@ class Module:
     def products(self) -> frozenset[str]:
         """The names of the matrix products; see `is_product`."""
         return frozenset(one.name for one in self.instructions.values() if self.is_product(one))
+
+    @cached_property
+    def collectives(self) -> frozenset[str]:
+        """The names of the exchanges between devices."""
+        return frozenset(one.name for one in self.instructions.values() if one.is_collective)
 
     def is_product(self, instruction: Instruction) -> bool:
         """Whether it is a matrix product or a convolution, or a fusion that has one in it."""

@@ -10,10 +10,9 @@ import numpy as np
 from jax import lax
 from jax.stages import Compiled, Wrapped
 
-from experiments import profile, startup
-from experiments.contenders import TEST_BATCH, Contender, Task, batch_sizes
+from experiments import flops, profile, startup
+from experiments.contenders import TEST_BATCH, Contender, Data, Task, batch_sizes
 from jax_lenet import (
-    Dataset,
     Examples,
     Hyperparameters,
     LeNet5,
@@ -24,33 +23,36 @@ from jax_lenet import (
     split,
     training,
 )
-from jax_lenet.ensemble import devices_to_split, spread, train_runs
+from jax_lenet.ensemble import devices_for, train_runs
 from jax_lenet.timing import compile_ahead, timed
 
 
-def build(name: str, task: Task, data: Dataset, runs: int) -> Contender:
+def start() -> None:
+    """Do what the programs do before JAX's first computation: a CPU device for each core."""
+    startup.use_cpu_devices(None)
+
+
+def build(name: str, task: Task, data: Data, runs: int) -> Contender:
     """Return one of JAX's contenders; see `contenders.build`."""
     return JaxLenet(task, data, runs) if name == "jax_lenet" else Flax(task, data)
 
 
 class JaxLenet:
-    """This library, as the programs use it: two CPU devices share the runs, or split one.
+    """This library, as the programs use it: a CPU's devices share the runs, or split one.
 
     See `Contender`.
     """
 
     name = "jax_lenet"
 
-    def __init__(self, task: Task, data: Dataset, runs: int = 1):
+    def __init__(self, task: Task, data: Data, runs: int = 1):
         """Prepare the data and compile; see `contenders.build`."""
         model = task.model("blocked")
-        train, test = jax_examples(data)
-        train = prepare_examples(train, moments=model.batch_norm)
-        test = prepare_examples(test, moments=False)
+        (train, test), self.prepare_seconds = timed(_prepared, data, model.batch_norm)
         self.runs = runs
-        self.devices = devices_to_split(len(train.labels), len(test.labels), task.batch_size)
+        self.devices = devices_for(runs, len(train.labels), len(test.labels), task.batch_size)
         self.train_loss = self._accuracy = float("nan")
-        train, test = spread(train, test, self.devices)
+        train, test = split.spread(train, test, self.devices)
         self._programs = compile_programs(
             model,
             train,
@@ -63,8 +65,10 @@ class JaxLenet:
         startup.return_memory()  # as the programs do
         self.compile_seconds: float | None = self._programs.compile_seconds
         self._train, _, self._test = self._programs.place(train, test)
-        seeds = jnp.asarray(np.arange(task.first_seed, task.first_seed + runs), jnp.uint32)
-        rates = Hyperparameters(jnp.full(runs, task.learning_rate, jnp.float32))
+        places = self._programs.runs  # as `fit` does, with the last run in those that are left
+        seeds = task.first_seed + np.minimum(np.arange(places), runs - 1)
+        seeds = jnp.asarray(seeds, jnp.uint32)
+        rates = Hyperparameters(jnp.full(places, task.learning_rate, jnp.float32))
         self._seeds, self._rates = split.place_runs((seeds, rates), self._programs.mesh)
         self._state = self._programs.init(self._seeds)
         jax.block_until_ready((self._train, self._test, self._state))
@@ -72,7 +76,7 @@ class JaxLenet:
     def train_epoch(self) -> float:
         """Train for an epoch; return its seconds."""
         losses, seconds = timed(self._epoch)
-        self.train_loss = float(np.mean(losses))
+        self.train_loss = float(np.mean(np.asarray(losses)[: self.runs]))
         return seconds
 
     def _epoch(self) -> jax.Array:
@@ -84,7 +88,7 @@ class JaxLenet:
     def test(self) -> float:
         """Evaluate; return the seconds."""
         result, seconds = timed(self._programs.evaluate_test, self._state.variables, self._test)
-        self._accuracy = float(np.mean(result.accuracy))
+        self._accuracy = float(np.mean(result.accuracy[: self.runs]))
         return seconds
 
     def accuracy(self) -> float:
@@ -93,7 +97,7 @@ class JaxLenet:
 
     def product_flops(self) -> float | None:
         """Return the operations of an epoch's matrix products, of all runs and devices."""
-        return profile.product_flops(
+        return flops.product_flops(
             train_runs,
             self._programs.model,
             self._rates,
@@ -109,7 +113,13 @@ class JaxLenet:
         return profile.time_shares(self._epoch, self._programs.epoch)
 
 
-def jax_examples(data: Dataset) -> tuple[Examples, Examples]:
+def _prepared(data: Data, moments: bool) -> tuple[Examples, Examples]:
+    """Return training and test examples as the blocked form reads them: blocks, and moments."""
+    train, test = jax_examples(data)
+    return prepare_examples(train, moments), prepare_examples(test, moments=False)
+
+
+def jax_examples(data: Data) -> tuple[Examples, Examples]:
     """Return training and test examples, images float32 ``[N, 28, 28, 1]``."""
     return (
         examples(data.train_images, data.train_labels),
@@ -179,20 +189,20 @@ class Flax:
 
     The model is the plain form, whose convolutions are XLA's. State and images stay on the device,
     and each step is one call: the key, the sum of the losses and the gathering of the batch are
-    inside. A test is the same: a call for each thousand images.
+    inside. A test is the same: a call for each batch of `TEST_BATCH` images.
     """
 
     name = "flax"
     runs = 1
     devices = 1
 
-    def __init__(self, task: Task, data: Dataset):
+    def __init__(self, task: Task, data: Data):
         """Compile; see `contenders.build`."""
         self.train_loss = self._accuracy = float("nan")
         self.compile_seconds: float | None = 0.0
         self._model = task.model("plain")
         self._batch_size = task.batch_size
-        self._train, self._test = jax_examples(data)
+        (self._train, self._test), self.prepare_seconds = timed(jax_examples, data)
         self._rate = Hyperparameters(jnp.asarray(task.learning_rate, jnp.float32))
         self._seed = jnp.asarray(task.first_seed, jnp.uint32)
         self._carry = _Carry(
@@ -263,7 +273,7 @@ class Flax:
         full_steps, rest = divmod(len(self._train.labels), self._batch_size)
         repeats = {self._batch_size: full_steps, rest: 1}
         return sum(
-            repeats[size] * profile.product_flops(_flax_step, *self._step_arguments(size))
+            repeats[size] * flops.product_flops(_flax_step, *self._step_arguments(size))
             for size in self._steps
         )
 

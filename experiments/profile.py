@@ -1,122 +1,30 @@
-"""What an epoch is made of: its matrix products' operations, their rate, and where its time goes.
+"""Where the time of a compiled program goes: matrix products, other work, exchanges, nothing.
 
-Three numbers for a benchmark. `product_flops` counts what must be computed, `matmul_rate` measures
-how fast the machine does such work, so that their quotient is the time below which no arrangement
-of the same products gets; `time_shares` tells what else takes time. Nothing here has to be exact to
-the last digit, and a profiler may be missing: then the other two still stand.
+From a trace of JAX's profiler and the text of the program. Nothing here has to be exact to the last
+digit, and a profiler may be missing: then there is a reason in place of the shares.
 """
 
 import gzip
 import json
 import math
-import time
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.stages import Compiled, Wrapped
+from jax.stages import Compiled
 
 from experiments import hlo
+from jax_lenet.timing import timed
 
 #: JAX writes no more events than these into a trace that JSON can read, and drops the others.
 MAX_EVENTS = 1_000_000
-
-
-def product_flops(function: Wrapped, *args: Any, **kwargs: Any) -> float:
-    """Return the floating-point operations of all matrix products in one call of a function.
-
-    A product of ``[m, k]`` and ``[k, n]`` has ``2 m k n``, and so has a convolution with k taps (of
-    one output, over all channels) for n outputs in m channels, taps over the padding included. They
-    are counted in what JAX traces, before XLA: the same number on every device. What every device
-    does of a function that is split by `jax.shard_map` is added up.
-
-    Args:
-        function: what `jax.jit` returned.
-        *args: arrays or `jax.ShapeDtypeStruct`; static arguments as they are.
-        **kwargs: the same.
-
-    Raises:
-        ValueError: if there is a product in a loop whose length is known only when it runs.
-
-    >>> step = jax.jit(lambda x, w: jax.lax.scan(lambda x, _: (x @ w, None), x, length=10)[0])
-    >>> product_flops(step, jnp.zeros((3, 5)), jnp.zeros((5, 5)))
-    1500.0
-    """
-    return float(_flops(function.trace(*args, **kwargs).jaxpr))
-
-
-def _flops(jaxpr: Any) -> int:
-    return sum(map(_equation_flops, jaxpr.eqns))
-
-
-def _equation_flops(equation: Any) -> int:
-    """Return the operations of one equation of a jaxpr, with those of the jaxprs in it."""
-    name, params = equation.primitive.name, equation.params
-    shapes = [variable.aval.shape for variable in equation.invars]
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        length = math.prod(shapes[0][axis] for axis in contracted)
-        return 2 * length * math.prod(equation.outvars[0].aval.shape)
-    if name == "conv_general_dilated":
-        features = shapes[1][params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1]) // features
-    inside = [_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs_in(value)]
-    if name == "while" and any(inside):
-        raise ValueError("a matrix product in a loop of unknown length cannot be counted")
-    if name == "cond":
-        return max(inside)
-    return _repetitions(name, params) * sum(inside)
-
-
-def _jaxprs_in(value: Any) -> list:
-    """Return the jaxprs in an equation's parameter: itself, or the members of a tuple."""
-    values = value if isinstance(value, tuple | list) else [value]
-    return [one for one in values if hasattr(one, "eqns")]
-
-
-def _repetitions(name: str, params: Mapping[str, Any]) -> int:
-    if name == "scan":
-        return params["length"]
-    if name == "shard_map":
-        axes = params.get("newly_manual_axes", params.get("manual_axes"))
-        mesh = params["mesh"]
-        return math.prod(mesh.shape[axis] for axis in (mesh.axis_names if axes is None else axes))
-    return 1
-
-
-def matmul_rate(precision: str = "highest", seconds: float = 3.0) -> float:
-    """Return how many floating-point operations per second JAX reaches in float32 products.
-
-    Square matrices of 1024 rows, then of twice as many, and so on up to 8192 while the time lasts;
-    the best of all products. It is the rate of one JAX device, which on a CPU uses all cores.
-
-    Args:
-        precision: as `jax.lax.Precision` names it; ``"default"`` allows TF32 on a GPU.
-        seconds: after which no further product starts; on a slow machine the last takes as long
-            again.
-    """
-    product = jax.jit(partial(jnp.matmul, precision=precision))
-    stop = time.perf_counter() + seconds
-    best = 0.0
-    for size in (1024, 2048, 4096, 8192):
-        if best and 2 * size**3 / best > stop - time.perf_counter():
-            break
-        x = jnp.full((size, size), 0.5, jnp.float32)
-        jax.block_until_ready(product(x, x))  # compiles
-        for _ in range(5):
-            start = time.perf_counter()
-            jax.block_until_ready(product(x, x))
-            end = time.perf_counter()
-            best = max(best, 2 * size**3 / (end - start))
-            if end > stop:
-                break
-    return best
+#: Runs without the profiler, for what it costs.
+UNTRACED = 3
 
 
 @dataclass(frozen=True)
@@ -142,17 +50,22 @@ class Shares:
 
     Attributes:
         product: at least one matrix product (or convolution) was running.
-        other: something was running, but no product.
-        idle: nothing was: between two operations, or waiting for another device.
+        other: something else was that computes or copies, but no product.
+        collective: nothing was but exchanges between devices; a device that comes first waits
+            there for the others, which the profiler cannot tell from the exchange.
+        idle: nothing was: XLA's own work between two operations, and the profiler's.
         seconds: all of the time, of all runs that were traced.
-        operations: ``other``, taken apart; the largest first.
+        operations: ``other`` and ``collective``, taken apart; the largest first.
+        untraced_seconds: what a run takes without the profiler; None where nobody has measured.
     """
 
     product: float
     other: float
+    collective: float
     idle: float
     seconds: float
     operations: tuple[Operation, ...]
+    untraced_seconds: float | None = None
 
 
 class Event(NamedTuple):
@@ -164,7 +77,7 @@ class Event(NamedTuple):
         start: microseconds.
         end: microseconds.
         name: the instruction's, or a GPU kernel's where the trace knows no better.
-        product: whether it is a matrix product.
+        kind: ``"product"`` of matrices, ``"collective"`` between devices, or ``"other"``.
         container: whether it only holds others, as a loop does: it spans time, but fills none.
     """
 
@@ -173,8 +86,12 @@ class Event(NamedTuple):
     start: float
     end: float
     name: str
-    product: bool
+    kind: str
     container: bool
+
+
+#: Of what runs at the same moment the first decides: a wait beside work costs nothing.
+KINDS = ("product", "other", "collective")
 
 
 def time_shares(run: Callable[[], Any], compiled: Compiled) -> tuple[Shares | None, str]:
@@ -183,20 +100,23 @@ def time_shares(run: Callable[[], Any], compiled: Compiled) -> tuple[Shares | No
     Operations overlap, above all on a CPU, where one may be counted as running while it waits for
     the other's threads; so durations are not added up. Instead each moment from the program's first
     operation to its last is looked at once: it counts as product if any product runs in it (also
-    one that XLA fused with something else), else as the rest, shared equally by what runs, else as
-    idle. With several devices each is looked at on its own, over the same span, and the shares are
-    means over the devices.
+    one that XLA fused with something else), else as other if anything computes or copies, else as
+    collective, shared equally by what of that kind runs, else as idle. With several devices each is
+    looked at on its own, over the same span, and the shares are means over the devices.
 
-    The profiler costs about a microsecond an operation, which small operations and ``idle`` show.
+    What the profiler itself costs is in ``idle`` and in small operations, so the run is also timed
+    without it.
 
     Args:
-        run: calls the program on a part of the data (100 steps, as a trace holds a million events);
-            called once, so it should have run before.
+        run: calls the program on not too much, as a trace holds a million events (an epoch of 391
+            steps, split over two devices, fits); called `UNTRACED` times before it is traced, and
+            should have run once before that.
         compiled: the program.
 
     Returns:
         The shares, or None and the reason why there are none.
     """
+    untraced = statistics.median(timed(run)[1] for _ in range(UNTRACED))
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             jax.profiler.start_trace(folder, **_profiler_options())
@@ -215,7 +135,8 @@ def time_shares(run: Callable[[], Any], compiled: Compiled) -> tuple[Shares | No
         try:
             module = hlo.parse(compiled.as_text() or "")
             trace = read_trace(Path(folder))
-            return shares_of(events_of(trace, module), module), ""
+            shares = shares_of(events_of(trace, module), module)
+            return replace(shares, untraced_seconds=untraced), ""
         except Exception as error:  # a trace or a program in a form that is not known here
             return None, f"the trace cannot be read: {type(error).__name__}: {error}"
 
@@ -279,12 +200,20 @@ def _event(
     container = instruction is not None and instruction.opcode in hlo.CONTAINERS
     if instruction is None or (container and event["name"] != name):
         name, container = event["name"], False
-        product = bool(hlo.LIBRARY_PRODUCT.search(name))
+        kind = _kernel_kind(name)
     else:
-        product = name in module.products
+        collective = "collective" if name in module.collectives else "other"
+        kind = "product" if name in module.products else collective
     start = float(event["ts"])
     end = start + float(event.get("dur", 0))
-    return Event(device, args.get("run_id"), start, end, name, product, container)
+    return Event(device, args.get("run_id"), start, end, name, kind, container)
+
+
+def _kernel_kind(name: str) -> str:
+    """Return what a library's kernel does, by its name."""
+    if hlo.LIBRARY_PRODUCT.search(name):
+        return "product"
+    return "collective" if "nccl" in name.lower() else "other"
 
 
 def _device_lanes(trace: Iterable[Mapping[str, Any]]) -> set[tuple[Any, Any]]:
@@ -320,34 +249,37 @@ def shares_of(events: Iterable[Event], module: hlo.Module) -> Shares:
     runs: dict[Any, dict[Any, list[Event]]] = defaultdict(lambda: defaultdict(list))
     for event in events:
         runs[event.run][event.device].append(event)
-    span = total = product = 0.0  # microseconds; the total is the span times the devices
-    others: dict[str, float] = defaultdict(float)
+    span = total = 0.0  # microseconds; the total is the span times the devices
+    parts: dict[str, dict[str, float]] = {kind: defaultdict(float) for kind in KINDS}
     for devices in runs.values():
         times = [time for lane in devices.values() for event in lane for time in event[2:4]]
         span += max(times) - min(times)
         total += len(devices) * (max(times) - min(times))
         for lane in devices.values():
             for duration, running in _moments(lane):
-                if any(event.product for event in running):
-                    product += duration
-                else:
-                    for event in running:
-                        others[event.name] += duration / len(running)
+                kind = next(kind for kind in KINDS if any(one.kind == kind for one in running))
+                counted = [one.name for one in running if one.kind == kind]
+                for name in counted:
+                    parts[kind][name] += duration / len(counted)
     if not total:
         raise ValueError(f"no operation of {module.name} is in it")
-    operations = tuple(
-        _operation(name, others[name] / total, module)
-        for name in sorted(others, key=others.__getitem__, reverse=True)
+    sums = {kind: math.fsum(parts[kind].values()) / total for kind in KINDS}
+    rest = parts["other"] | parts["collective"]
+    return Shares(
+        **sums,
+        idle=max(0.0, 1 - math.fsum(sums.values())),
+        seconds=span / 1e6,
+        operations=tuple(
+            _operation(name, rest[name] / total, module)
+            for name in sorted(rest, key=rest.__getitem__, reverse=True)
+        ),
     )
-    other = math.fsum(operation.share for operation in operations)
-    idle = max(0.0, 1 - product / total - other)
-    return Shares(product / total, other, idle, span / 1e6, operations)
 
 
 def _moments(events: Iterable[Event]) -> Iterator[tuple[float, list[Event]]]:
     """Yield the stretches of time in which the same events run, and these; idle ones not.
 
-    >>> events = [Event(0, 0, 0, 4, "a", True, False), Event(0, 0, 3, 5, "b", False, False)]
+    >>> events = [Event(0, 0, 0, 4, "a", "product", False), Event(0, 0, 3, 5, "b", "other", False)]
     >>> [(duration, [event.name for event in running]) for duration, running in _moments(events)]
     [(3, ['a']), (1, ['a', 'b']), (1, ['b'])]
     """

@@ -8,19 +8,19 @@ Stopped at whatever moment, the same command goes on after the last finished run
 to 4 seconds on two CPU cores. On all of MNIST expect a test accuracy of 65% to 80%
 after the first epoch without batch norm, of 91% to 94% with it, and of 97% to 99% after the tenth.
 
-What the report's program put together stays apart here: `LeNet5` ends in a log-softmax and the loss
-is the negative log-likelihood (cross entropy on top of a log-softmax is the same number).
+What the report's program put together stays apart here: `torch_model.LeNet5` ends in a log-softmax
+and the loss is the negative log-likelihood (cross entropy on top of a log-softmax is the same
+number).
 """
 
 import itertools
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rich.console import Console
 
@@ -35,9 +35,16 @@ from jax_lenet.ensemble import TRAIN_ACCURACY_IMAGES
 
 try:
     import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
-    from torch.utils.data import DataLoader, Sampler, TensorDataset
+    from torch import Tensor
+
+    from experiments import torch_model
+    from experiments.torch_model import (
+        Examples,
+        LeNet5,
+        evaluate,
+        train_epoch,
+        use_full_precision,
+    )
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
@@ -73,80 +80,11 @@ class Settings(StudySettings):
         return torch.device(self.device)
 
 
-class LeNet5(nn.Module):
-    """The report's model, with its names: ``convnet`` (c1 to relu5) and ``fc`` (f6 to sig7)."""
-
-    def __init__(self, batch_norm: bool = False, dropout: tuple[float, float] = (0.0, 0.0)):
-        """Draw the weights as PyTorch does by default.
-
-        Args:
-            batch_norm: whether bn1, bn3 and bn5 are there.
-            dropout: the rates of drop6 and drop7; 0 leaves the layer out.
-        """
-        super().__init__()
-
-        def normalized(number: int, channels: int) -> list[tuple[str, nn.Module]]:
-            return [(f"bn{number}", nn.BatchNorm2d(channels))] if batch_norm else []
-
-        def dropped(number: int, rate: float) -> list[tuple[str, nn.Module]]:
-            return [(f"drop{number}", nn.Dropout(rate))] if rate else []
-
-        self.convnet = nn.Sequential(
-            OrderedDict(
-                [
-                    ("c1", nn.Conv2d(1, 6, kernel_size=5, padding=2)),  # [N, 6, 28, 28]
-                    *normalized(1, 6),
-                    ("relu1", nn.ReLU()),
-                    ("s2", nn.MaxPool2d(kernel_size=2, stride=2)),  # [N, 6, 14, 14]
-                    ("c3", nn.Conv2d(6, 16, kernel_size=5)),  # [N, 16, 10, 10]
-                    *normalized(3, 16),
-                    ("relu3", nn.ReLU()),
-                    ("s4", nn.MaxPool2d(kernel_size=2, stride=2)),  # [N, 16, 5, 5]
-                    ("c5", nn.Conv2d(16, 120, kernel_size=5)),  # [N, 120, 1, 1]
-                    *normalized(5, 120),
-                    ("relu5", nn.ReLU()),
-                ]
-            )
-        )
-        self.fc = nn.Sequential(
-            OrderedDict(
-                [
-                    ("f6", nn.Linear(120, 84)),
-                    *dropped(6, dropout[0]),
-                    ("relu6", nn.ReLU()),
-                    ("f7", nn.Linear(84, 10)),
-                    *dropped(7, dropout[1]),
-                    ("sig7", nn.LogSoftmax(dim=-1)),
-                ]
-            )
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return log-probabilities ``[N, 10]`` of normalized images ``[N, 1, 28, 28]``."""
-        return self.fc(self.convnet(images).flatten(start_dim=1))
-
-
 def build(variant: str) -> LeNet5:
     """Return a variant by the report's name, with fresh weights from PyTorch's global generator."""
     model = VARIANTS[variant]
     drop6, drop7 = model.dropout
     return LeNet5(model.batch_norm, (float(drop6), float(drop7)))
-
-
-class Examples(NamedTuple):
-    """Images with their labels.
-
-    Attributes:
-        images: normalized, float32 ``[N, 1, 28, 28]``.
-        labels: int64 ``[N]``.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def to(self, device: torch.device) -> "Examples":
-        """Return the same on a device."""
-        return Examples(self.images.to(device), self.labels.to(device))
 
 
 def tensors(data: Dataset) -> tuple[Examples, Examples]:
@@ -163,92 +101,11 @@ def tensors(data: Dataset) -> tuple[Examples, Examples]:
     )
 
 
-class Shuffled(Sampler[int]):
-    """A new order of all examples each time it is iterated, from a generator of its own.
-
-    `torch.utils.data.RandomSampler` draws a second permutation after each epoch, which it throws
-    away; drawing one keeps the two loaders' batches the same.
-    """
-
-    def __init__(self, count: int, seed: int):
-        # Away from the seed of the weights: the same one would give the same stream of numbers.
-        self.count = count
-        self.generator = torch.Generator().manual_seed(2**32 + seed)
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.order().tolist()
-
-    def order(self) -> Tensor:
-        """Return the next order, int64 ``[count]``."""
-        return torch.randperm(self.count, generator=self.generator)
-
-
-class MemoryLoader:
-    """Batches of shuffled examples, gathered from tensors where they lie."""
-
-    def __init__(self, data: Examples, batch_size: int, sampler: Shuffled):
-        """Keep references; nothing is copied."""
-        self.data = data
-        self.batch_size = batch_size
-        self.sampler = sampler
-
-    def __iter__(self) -> Iterator[Examples]:
-        """Yield every example once; the last batch is what is left over."""
-        order = self.sampler.order().to(self.data.labels.device)
-        for indices in order.split(self.batch_size):
-            yield Examples(self.data.images[indices], self.data.labels[indices])
-
-
 def batches_of(
     settings: Settings, train: Examples, seed: int, device: torch.device
 ) -> Iterable[Iterable[Tensor]]:
     """Return the training batches of one run: each iteration is an epoch in a new order."""
-    sampler = Shuffled(len(train.labels), seed)
-    if settings.loader == "memory":
-        return MemoryLoader(train.to(device), settings.batch_size, sampler)
-    # A DataLoader draws a seed for its workers each epoch: not from the generator of the masks.
-    return DataLoader(
-        TensorDataset(*train),
-        settings.batch_size,
-        sampler=sampler,
-        generator=torch.Generator(),
-        pin_memory=device.type == "cuda",
-    )
-
-
-def train_epoch(
-    model: nn.Module, batches: Iterable[Iterable[Tensor]], optimizer: torch.optim.Optimizer
-) -> Tensor:
-    """Take a step on each batch; return the mean loss per image, before each step, dropout on."""
-    model.train()
-    device = next(model.parameters()).device
-    # Summed on the device: reading each loss would wait for the device at each step.
-    total, count = torch.zeros((), device=device), 0
-    for images, labels in batches:
-        images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()
-        loss = functional.nll_loss(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(labels)
-        count += len(labels)
-    return total / count
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, data: Examples, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over all of ``data`` and how many are right, in evaluation mode."""
-    model.eval()
-    loss = torch.zeros((), device=data.labels.device)
-    right = torch.zeros((), dtype=torch.int64, device=data.labels.device)
-    for images, labels in zip(*(x.split(batch_size) for x in data), strict=True):
-        log_probs = model(images)
-        loss += functional.nll_loss(log_probs, labels, reduction="sum")
-        right += (log_probs.argmax(dim=-1) == labels).sum()
-    return loss / len(data.labels), right
+    return torch_model.batches_of(train, settings.batch_size, seed, device, settings.loader)
 
 
 def run_of(
@@ -300,12 +157,6 @@ def warm_up(variant: str, settings: Settings, train: Examples, test: Examples) -
     batches = batches_of(settings, train, seed=0, device=device)
     train_epoch(model, itertools.islice(batches, 10), optimizer)
     evaluate(model, test.to(device))
-
-
-def use_full_precision() -> None:
-    """Keep convolutions on a GPU in float32, as linear layers are; cuDNN's default is TF32."""
-    # Made at import time, which a type checker does not see.
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def device_facts(device: torch.device) -> dict[str, str | int]:

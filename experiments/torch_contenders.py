@@ -1,7 +1,7 @@
 """PyTorch's side of `contenders`: eager, compiled, as CUDA graphs, and many models by `vmap`.
 
-Models, batches, epochs and tests are those of `torch_baseline`. Convolutions and products run in
-full float32 on every device.
+Models, batches, epochs and tests are those of `torch_model`. Convolutions and products run in full
+float32 on every device.
 """
 
 import copy
@@ -11,26 +11,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional
 
-from experiments import torch_baseline
-from experiments.contenders import TEST_BATCH, Contender, NotMeasuredError, Task, batch_sizes
-from experiments.torch_baseline import Settings, Shuffled
-from jax_lenet import Dataset
+from experiments.contenders import TEST_BATCH, Contender, Data, NotMeasuredError, Task, batch_sizes
+from experiments.torch_model import (
+    Examples,
+    LeNet5,
+    Shuffled,
+    batches_of,
+    evaluate,
+    train_epoch,
+    use_full_precision,
+)
 
 #: A step on the training images at some indices; it adds its loss to a sum on the device.
 Step = Callable[[Tensor], None]
 
 
-def build(name: str, task: Task, data: Dataset, runs: int, device: str) -> Contender:
+def build(name: str, task: Task, data: Data, runs: int, device: str) -> Contender:
     """Return one of PyTorch's contenders; see `contenders.build`."""
     place = _checked_device(name, device)
-    if task.precision != "highest":
-        raise NotMeasuredError(f"PyTorch trains in full float32 here, not {task.precision!r}")
-    torch_baseline.use_full_precision()
+    use_full_precision()
     if name in ("torch", "torch_dataloader"):
         return Eager(name, task, data, place)
     with _reason(name):
@@ -48,6 +53,19 @@ def _checked_device(name: str, device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise NotMeasuredError("PyTorch sees no GPU")
     return torch.device(device)
+
+
+def tensors(data: Data) -> tuple[Examples, Examples]:
+    """Return the training and the test set as tensors in host memory."""
+
+    def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
+        pixels = torch.from_numpy(data.normalized[images]).unsqueeze(1)  # [N, 1, 28, 28]
+        return Examples(pixels, torch.from_numpy(labels).long())
+
+    return (
+        examples(data.train_images, data.train_labels),
+        examples(data.test_images, data.test_labels),
+    )
 
 
 @contextmanager
@@ -70,13 +88,16 @@ class _Torch(ABC):
 
     devices = 1
 
-    def __init__(self, name: str, device: torch.device, runs: int = 1):
+    def __init__(self, name: str, data: Data, device: torch.device, runs: int = 1):
         self.name = name
         self.runs = runs
         self.compile_seconds: float | None = None
         self.train_loss = float("nan")
         self._device = device
         self._accuracy = float("nan")
+        start = self._clock()
+        self._train, self._test = (x.to(device) for x in tensors(data))
+        self.prepare_seconds = self._clock() - start
 
     def train_epoch(self) -> float:
         """Train for an epoch; return its seconds."""
@@ -118,37 +139,33 @@ class _Torch(ABC):
 
 
 class Eager(_Torch):
-    """`torch_baseline` as it is, with data in memory or by a DataLoader. See `Contender`."""
+    """`torch_model` as it is, with data in memory or by a DataLoader. See `Contender`."""
 
-    def __init__(self, name: str, task: Task, data: Dataset, device: torch.device):
+    def __init__(self, name: str, task: Task, data: Data, device: torch.device):
         """Place the data; see `contenders.build`."""
-        super().__init__(name, device)
+        super().__init__(name, data, device)
         loader = "dataloader" if name == "torch_dataloader" else "memory"
-        settings = Settings(
-            device="cuda" if device.type == "cuda" else "cpu",
-            loader=loader,
-            batch_size=task.batch_size,
-            learning_rate=task.learning_rate,
-        )
-        train, test = torch_baseline.tensors(data)
-        self._test = test.to(device)
-        self._batches = torch_baseline.batches_of(settings, train, task.first_seed, device)
+        # A DataLoader reads from the host and moves each batch.
+        train = self._train if loader == "memory" else self._train.to(torch.device("cpu"))
+        self._batches = batches_of(train, task.batch_size, task.first_seed, device, loader)
         self._model, self._optimizer = _model_of(task, device)
 
     def _epoch(self) -> Tensor:
-        return torch_baseline.train_epoch(self._model, self._batches, self._optimizer)
+        return train_epoch(self._model, self._batches, self._optimizer)
 
     def _right(self) -> tuple[Tensor, int]:
-        _, right = torch_baseline.evaluate(self._model, self._test, TEST_BATCH)
+        _, right = evaluate(self._model, self._test, TEST_BATCH)
         return right, len(self._test.labels)
 
 
-def _model_of(
-    task: Task, device: torch.device
-) -> tuple[torch_baseline.LeNet5, torch.optim.Optimizer]:
-    torch.manual_seed(task.first_seed)
-    model = torch_baseline.build(task.variant).to(device)
+def _model_of(task: Task, device: torch.device) -> tuple[LeNet5, torch.optim.Optimizer]:
+    model = _seeded(task, task.first_seed).to(device)
     return model, torch.optim.SGD(model.parameters(), lr=task.learning_rate)
+
+
+def _seeded(task: Task, seed: int) -> LeNet5:
+    torch.manual_seed(seed)
+    return LeNet5(task.batch_norm, task.dropout)
 
 
 class _Prepared(_Torch):
@@ -157,10 +174,9 @@ class _Prepared(_Torch):
     Subclasses say how, in `_faster`.
     """
 
-    def __init__(self, name: str, task: Task, data: Dataset, device: torch.device):
+    def __init__(self, name: str, task: Task, data: Data, device: torch.device):
         """Make the step for each size of batch; see `contenders.build`."""
-        super().__init__(name, device)
-        self._train, self._test = (x.to(device) for x in torch_baseline.tensors(data))
+        super().__init__(name, data, device)
         self._sampler = Shuffled(len(self._train.labels), task.first_seed)
         self._batch_size = task.batch_size
         self._loss_sum = torch.zeros((), device=device)
@@ -185,7 +201,7 @@ class _Prepared(_Torch):
         """
 
     def _step(self, indices: Tensor) -> None:
-        """Take an eager step: that of `torch_baseline.train_epoch`, gathering included."""
+        """Take an eager step: that of `torch_model.train_epoch`, gathering included."""
         images, labels = self._train.images[indices], self._train.labels[indices]
         self._optimizer.zero_grad()
         loss = self._loss_of(images, labels)
@@ -205,7 +221,7 @@ class _Prepared(_Torch):
         return self._loss_sum / len(order)
 
     def _right(self) -> tuple[Tensor, int]:
-        _, right = torch_baseline.evaluate(self._model, self._test, TEST_BATCH)
+        _, right = evaluate(self._model, self._test, TEST_BATCH)
         return right, len(self._test.labels)
 
 
@@ -278,13 +294,12 @@ class Vmap(_Torch):
     models and batches of 128. The test's batches are smaller for more than eight models.
     """
 
-    def __init__(self, task: Task, data: Dataset, device: torch.device, runs: int):
+    def __init__(self, task: Task, data: Data, device: torch.device, runs: int):
         """Stack the models; see `contenders.build`."""
-        super().__init__("torch_vmap", device, runs)
-        self._train, self._test = (x.to(device) for x in torch_baseline.tensors(data))
+        super().__init__("torch_vmap", data, device, runs)
         self._batch_size = task.batch_size
         seeds = range(task.first_seed, task.first_seed + runs)
-        models = [_seeded(task.variant, seed).to(device) for seed in seeds]
+        models = [_seeded(task, seed).to(device) for seed in seeds]
         self._samplers = [Shuffled(len(self._train.labels), seed) for seed in seeds]
         # What the models have in common; it holds no numbers.
         self._model = copy.deepcopy(models[0]).to("meta")
@@ -345,8 +360,3 @@ class Vmap(_Torch):
             loss -= at_labels.sum((1, 2))  # as every contender's test does
             right += (log_probs.argmax(-1) == labels).sum(-1)
         return right, len(self._test.labels)
-
-
-def _seeded(variant: str, seed: int) -> torch_baseline.LeNet5:
-    torch.manual_seed(seed)
-    return torch_baseline.build(variant)

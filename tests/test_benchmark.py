@@ -2,10 +2,9 @@
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,23 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from experiments import benchmark, benchmark_race, cli
+from experiments import (
+    benchmark,
+    benchmark_numbers,
+    benchmark_race,
+    benchmark_report,
+    cli,
+)
 from experiments.benchmark import Settings
-from experiments.benchmark_report import Row
-from experiments.benchmark_worker import Job, Worker, environment
-from experiments.contenders import NotMeasuredError, Task
+from experiments.benchmark_numbers import Row
+from experiments.benchmark_process import cores_of
+from experiments.benchmark_start import FirstResult
+from experiments.contenders import NotMeasuredError
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--dataset", "mnist_sample", "--train-size", "640")
-
-
-def job(contender, runs=1):
-    return Job(contender, Task(), "mnist_sample", None, 640, runs)
+#: What the program shows of a machine, and of PyTorch's process, that has one core to itself.
+ONE_CORE = list(cores_of(1))
 
 
 # The whole program, in earnest but small
@@ -56,6 +60,11 @@ def test_a_benchmark_says_what_it_measured_on_what(finished):
     assert content["settings"]["train_size"] == content["data"]["sizes"]["train"] == 640
     assert content["device"] == {"platform": "cpu", "kind": "cpu", "count": 1}
     assert content["versions"]["torch"] != "not installed"
+    assert content["cores"] == ONE_CORE
+    assert datetime.fromisoformat(content["date"]).utcoffset() == timedelta(0)
+    # One of one core was asked for, whatever the tests themselves run with.
+    assert content["environment"]["JAX_NUM_CPU_DEVICES"] == "1"
+    assert "OMP_NUM_THREADS" not in content["environment"]
     assert 1e8 < content["matmul_rate"] < 1e14  # one slow core; no machine of today
     assert [row["contender"] for row in content["rows"]] == ["jax_lenet", "torch"]
 
@@ -65,6 +74,7 @@ def test_every_row_has_every_field(finished):
         assert list(row) == list(Row.__dataclass_fields__)
         assert (row["variant"], row["seeds_at_once"], row["train_images"]) == ("LeNet", 1, 640)
         assert row["reason"] is None
+        assert row["cores"] == ONE_CORE
 
 
 def test_measured_numbers_agree_with_each_other(finished):
@@ -80,11 +90,13 @@ def test_measured_numbers_agree_with_each_other(finished):
         assert 0 <= row["first_accuracy"] <= 0.5
     for part, ratio in ours["ratio_to_torch"].items():
         expected = torch[f"{part}_seconds"] / ours[f"{part}_seconds"]
-        assert ratio["median"] == pytest.approx(expected)
+        assert ratio["estimate"] == pytest.approx(expected)
         assert ratio["rival"] == "torch"
-        assert ratio["rival_seconds"] == torch[f"{part}_turns"]
         assert (ratio["low"], ratio["high"], ratio["n"]) == (None, None, 1)
     assert ours["compile_seconds"] > 0
+    for row in (ours, torch):
+        assert 0 < row["prepare_seconds"] < 60
+        assert row["first_result_seconds"]["reason"] is row["ratio_to_flax"] is None
     assert 0 < ours["first_result_seconds"]["warm"] < 280
     # 3.66 MFLOP an image: `test_profile` has them by hand.
     assert ours["flop_rate"] == pytest.approx(640 * 3.66e6 / ours["train_seconds"], rel=0.01)
@@ -96,10 +108,12 @@ def test_measured_numbers_agree_with_each_other(finished):
 def test_a_profile_divides_the_epoch(finished):
     (profile,) = finished[0]["profiles"]
     assert (profile["variant"], profile["train_images"]) == ("LeNet", 640)
-    parts = [profile[name] for name in ("product", "other", "idle")]
+    parts = [profile[name] for name in ("product", "other", "collective", "idle")]
     assert sum(parts) == pytest.approx(1)
     assert all(part >= 0 for part in parts)
     assert profile["product"] > 0.2
+    assert profile["collective"] == 0  # of one device
+    assert 0 < profile["untraced_seconds"] < 60
     shares = [operation["share"] for operation in profile["operations"]]
     assert len(shares) == 10
     assert shares == sorted(shares, reverse=True)
@@ -113,45 +127,11 @@ def test_table_and_chart_are_there(finished):
     with Image.open(out / "benchmark.png") as chart:
         assert chart.width == 1800
         assert len(chart.convert("RGB").getcolors(1 << 20) or []) > 50
-    for text in ("round 1/1", "jax_lenet", "PyTorch's", "GFLOP/s", "products", f"Results: {out}"):
+    for text in ("round 1/1", "jax_lenet", "PyTorch's", "GFLOP/s", "products", "prepare"):
         assert text in screen
-
-
-# Processes
-
-
-def test_a_process_that_dies_is_a_reason_and_not_a_hang():
-    with Worker(threads=1) as worker:
-        os.kill(worker._process.pid, signal.SIGKILL)
-        with pytest.raises(NotMeasuredError, match=r"^its process was ended by SIGKILL$"):
-            worker.ask("machine")
-
-
-def test_what_goes_wrong_in_a_process_comes_back_in_one_line():
-    with Worker(threads=1) as worker:
-        with pytest.raises(NotMeasuredError, match=r"^ValueError: flax: runs must be 1: it trains"):
-            worker.build(job("flax", runs=2))
-        with pytest.raises(NotMeasuredError, match=r"needs a CUDA device$"):
-            worker.build(job("torch_cuda_graph"))
-
-
-def test_without_pytorch_a_process_says_so(tmp_path, monkeypatch):
-    (tmp_path / "torch.py").write_text('raise ModuleNotFoundError("no torch", name="torch")')
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with (
-        Worker(threads=1) as worker,
-        pytest.raises(NotMeasuredError, match=r"^PyTorch is not installed; pip install"),
-    ):
-        worker.build(job("torch"))
-
-
-def test_all_contenders_have_the_same_number_of_threads():
-    own = {"PATH": "/bin", "OMP_NUM_THREADS": "7", "JAX_COMPILATION_CACHE_DIR": "/old"}
-    variables = environment(own, 3, None)
-    assert variables["PATH"] == "/bin"
-    assert variables["OMP_NUM_THREADS"] == variables["JAX_NUM_CPU_DEVICES"] == "3"
-    assert "JAX_COMPILATION_CACHE_DIR" not in variables
-    assert environment(own, 3, Path("/new"))["JAX_COMPILATION_CACHE_DIR"] == "/new"
+    assert f"Results: {out}" in screen
+    # What does not fit is cut off with an ellipsis.
+    assert "…" not in screen
 
 
 # What is timed beside what, with processes that only say how long they took
@@ -160,8 +140,8 @@ def test_all_contenders_have_the_same_number_of_threads():
 class Pretended:
     """Stands in for `Worker`: a contender whose seconds are known.
 
-    A turn takes `SECONDS` for each model, times one in the first, two in the second and so on: a
-    machine that grows slower, on which ratios within a round stay what they are.
+    A turn takes `SECONDS`, times one in the first, two in the second and so on: a machine that
+    grows slower, on which ratios within a round stay what they are.
     """
 
     SECONDS = {  # noqa: RUF012
@@ -176,7 +156,7 @@ class Pretended:
     dies: tuple[str, ...] = ()
     log: list = []  # noqa: RUF012
 
-    def __init__(self, threads, cache=None):
+    def __init__(self, cores, devices=None, cache=None):
         self.turns = 0
 
     def __enter__(self):
@@ -190,21 +170,20 @@ class Pretended:
 
     def build(self, job):
         self.job = job
-        # Under vmap PyTorch gains with the number of models, as a GPU would.
-        vmap = 1.2 if job.runs < 64 else 0.3
-        self.seconds = job.runs * self.SECONDS.get(job.contender, vmap)
-        return {"compile_seconds": 2.0, "devices": 1}
+        self.seconds = self.SECONDS[job.contender]
+        return {"prepare_seconds": 0.7, "compile_seconds": 2.0, "devices": 1, "cores": [0]}
 
-    def ask(self, do, epochs=1):
+    def ask(self, do, key="", epochs=1):
         if do == "machine":
-            return {"jax_device": {"platform": self.platform, "kind": "A"}, "matmul_rate": 1e10}
+            device = {"platform": self.platform, "kind": "A"}
+            return {"jax_device": device, "matmul_rate": 1e10, "cores": [0], "environment": {}}
         if do == "flops":
-            return {"flops": 1e9 * self.job.runs if self.job.contender == "jax_lenet" else None}
+            return {"flops": 1e9 if self.job.contender == "jax_lenet" else None}
         if do == "time_shares":
             return {"reason": "no profiler"}
         if self.job.contender in self.dies and self.turns == 2:
             raise NotMeasuredError("its process was ended by SIGKILL")
-        self.log.append((self.job.contender, self.job.runs, self.job.train_size, epochs))
+        self.log.append((self.job.contender, self.job.train_size, epochs))
         seconds = self.seconds * max(self.turns, 1)  # warming up is turn 0
         self.turns += 1
         return {
@@ -216,94 +195,73 @@ class Pretended:
         }
 
 
+def first_of(job, sample, cores):
+    """Stands in for `first_result`."""
+    return FirstResult(4.0, None if job.contender.startswith("torch") else 2.0)
+
+
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
     """Return a function that runs the program with `Pretended`, and gives its benchmark.json."""
     monkeypatch.setattr(benchmark, "Worker", Pretended)
     monkeypatch.setattr(benchmark_race, "Worker", Pretended)
+    monkeypatch.setattr(benchmark, "first_result", first_of)
     monkeypatch.setattr(Pretended, "log", [])
 
     def run(**settings):
-        settings = {"dataset": "mnist_sample", "variants": ("LeNet",), **settings}
+        settings = {
+            "dataset": "mnist_sample",
+            "variants": ("LeNet",),
+            "seeds_at_once": (1,),
+            **settings,
+        }
         benchmark.main(Settings(out=tmp_path / "out", overwrite=True, **settings))
         return json.loads((tmp_path / "out" / "benchmark.json").read_text())
 
     return run
 
 
-def numbers(content, **wanted):
-    """The rows that have the wanted values."""
-    return [
-        row for row in content["rows"] if all(row[key] == value for key, value in wanted.items())
-    ]
-
-
 def test_contenders_take_turns(pretend):
-    pretend(repeats=3, seeds_at_once=(1,))
+    pretend(repeats=3)
     names = [name for name, *_ in Pretended.log]
     order = ["jax_lenet", "torch", "torch_dataloader", "flax"]
-    # Two processes each of JAX's for the first result, one of PyTorch's; then all once to warm up.
-    firsts = ["jax_lenet"] * 2 + ["torch", "torch_dataloader"] + ["flax"] * 2
-    assert names == firsts + order * 4 + ["jax_lenet"]  # the profile's
-    epochs = [epochs for *_, epochs in Pretended.log[len(firsts) + 4 :]][:4]
+    assert names == order * 4 + ["jax_lenet"]  # all once to warm up; the last is the profile's
+    epochs = [epochs for *_, epochs in Pretended.log[4:8]]
     assert epochs == [3, 3, 2, 1]  # of at most three, as many as fit into four seconds
 
 
 def test_seconds_are_medians_and_ratios_are_within_rounds(pretend):
-    rows = pretend(repeats=3, seeds_at_once=(1,))["rows"]
+    rows = pretend(repeats=3)["rows"]
     ours, torch, _, flax = rows
     assert ours["train_turns"] == pytest.approx([0.5, 1.0, 1.5])
     assert (ours["train_seconds"], torch["train_seconds"]) == pytest.approx((1.0, 2.0))
     assert ours["test_seconds"] == pytest.approx(0.1)
     for part in ("train", "test"):
-        ratio = ours["ratio_to_torch"][part]
-        # The machine slowed down threefold, but in every round the ratio was two.
-        assert [ratio[name] for name in ("median", "low", "high")] == pytest.approx([2, 2, 2])
-        assert flax["ratio_to_torch"][part]["median"] == pytest.approx(1 / 8)
+        # The machine slowed down threefold, but in every round the ratios were two and 16.
+        for found, expected in (("ratio_to_torch", 2), ("ratio_to_flax", 16)):
+            ratio = ours[found][part]
+            numbers = [ratio[name] for name in ("estimate", "low", "high")]
+            assert numbers == pytest.approx([expected] * 3)
+            assert ratio["n"] == 3
+        assert flax["ratio_to_torch"][part]["estimate"] == pytest.approx(1 / 8)
+        assert torch["ratio_to_flax"][part]["estimate"] == pytest.approx(8)
+    assert torch["ratio_to_torch"] is flax["ratio_to_flax"] is None
+    assert ours["prepare_seconds"] == 0.7
+    assert ours["first_result_seconds"] == {"cold": 4.0, "warm": 2.0, "reason": None}
     assert ours["flop_rate"] == pytest.approx(1e9)
     assert ours["flop_rate_share"] == pytest.approx(0.1)
 
 
-def test_the_interval_is_students_t_on_logarithms():
+def test_the_interval_is_students_t_on_logarithms_and_the_estimate_its_centre():
     own, rival = [1.0, 1.1, 0.9, 1.2], [2.0, 2.5, 2.1, 2.2]
-    found = benchmark.benchmark_report.ratio(own, rival)
+    found = benchmark_numbers.ratio(own, rival, "torch")
     logs = np.log(np.divide(rival, own))
     low, high = stats.t.interval(0.95, 3, loc=logs.mean(), scale=stats.sem(logs))
     assert (found.low, found.high) == pytest.approx((np.exp(low), np.exp(high)))
-    assert found.median == pytest.approx(np.median([2.0, 2.5 / 1.1, 2.1 / 0.9, 2.2 / 1.2]))
-
-
-def test_several_models_are_compared_to_the_faster_of_pytorchs_two_ways(pretend):
-    content = pretend(repeats=1, seeds_at_once=(1, 8, 64))
-    for runs, rival, seconds in ((8, "torch", 1.0), (64, "torch_vmap", 0.3)):
-        (ours,) = numbers(content, contender="jax_lenet", seeds_at_once=runs)
-        assert ours["train_seconds"] == pytest.approx(0.5)  # per model
-        assert ours["flop_rate"] == pytest.approx(1e9 / 0.5)
-        assert ours["ratio_to_torch"]["train"]["rival"] == rival
-        assert ours["ratio_to_torch"]["train"]["rival_seconds"] == pytest.approx([seconds])
-        assert ours["ratio_to_torch"]["train"]["median"] == pytest.approx(seconds / 0.5)
-        assert ours["first_result_seconds"] is None
-        (vmap,) = numbers(content, contender="torch_vmap", seeds_at_once=runs)
-        one_by_one = vmap["ratio_to_torch"]["train"]
-        assert (one_by_one["rival"], one_by_one["rival_seeds_at_once"]) == ("torch", 1)
-    assert len(numbers(content, contender="torch")) == 1  # what it is compared to has no row
-
-
-def test_several_models_train_for_some_variants_only(pretend):
-    variants = ("LeNet", "LeNet_BN_noDropout", "LeNet_BN_Dropout")
-    content = pretend(repeats=1, variants=variants, contenders=("jax_lenet",))
-    scaled = [(row["variant"], row["seeds_at_once"]) for row in content["rows"]]
-    for variant, counts in zip(variants, ([1, 2, 4, 8], [1], [1, 2, 4, 8]), strict=True):
-        assert [count for name, count in scaled if name == variant] == counts
-    assert all(row["ratio_to_torch"] is None for row in content["rows"])
-
-
-def test_on_a_cpu_several_models_train_once_on_some_of_the_images(pretend, monkeypatch):
-    monkeypatch.setattr(benchmark, "SCALE_IMAGES", 1280)
-    content = pretend(repeats=3, contenders=("jax_lenet",))
-    sizes = [(row["train_images"], len(row["train_turns"])) for row in content["rows"]]
-    assert sizes == [(4000, 3), (1280, 1), (1280, 1), (1280, 1)]
-    assert content["rows"][1]["ratio_to_torch"] is None
+    quotients = [2.0, 2.5 / 1.1, 2.1 / 0.9, 2.2 / 1.2]
+    assert found.estimate == pytest.approx(stats.gmean(quotients))
+    assert found.estimate == pytest.approx(math.sqrt(found.low * found.high))
+    assert (found.n, found.rival) == (4, "torch")
 
 
 def test_on_a_gpu_more_is_compared(pretend, monkeypatch):
@@ -311,17 +269,67 @@ def test_on_a_gpu_more_is_compared(pretend, monkeypatch):
     content = pretend(repeats=2)
     assert {row["train_images"] for row in content["rows"]} == {4000}
     assert {len(row["train_turns"]) for row in content["rows"]} == {2}
-    single = [row["contender"] for row in numbers(content, seeds_at_once=1)]
+    single = [row["contender"] for row in content["rows"]]
     assert single[-2:] == ["torch_compile", "torch_cuda_graph"]
-    counts = [row["seeds_at_once"] for row in numbers(content, contender="jax_lenet")]
-    assert counts == [1, 8, 64, 256]
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """What `race_to_scale` is asked for; it measures nothing."""
+    asked = []
+
+    def note(job, ways, counts, *, images, rounds, say):
+        names = [way.name for way in ways]
+        asked.append((job.task.variant, names, counts, images, rounds))
+        return []
+
+    monkeypatch.setattr(benchmark, "race_to_scale", note)
+    monkeypatch.setattr(benchmark, "cores_of", lambda threads: (0, 1))
+    return asked
+
+
+CPU_WAYS = [
+    *("jax_lenet, 1 device", "jax_lenet, 2 devices", "jax_lenet, 2 processes"),
+    *("torch", "torch, 2 processes", "torch_vmap"),
+]
+
+
+def test_many_runs_are_trained_of_some_variants_only_and_on_some_of_the_images(
+    pretend, scaled, monkeypatch
+):
+    monkeypatch.setattr(benchmark, "SCALE_IMAGES", 1280)
+    variants = ("LeNet", "LeNet_BN_noDropout", "LeNet_BN_Dropout")
+    pretend(repeats=5, variants=variants, seeds_at_once=None)
+    counts = [1, 2, 4, 8, 16]
+    assert scaled == [
+        ("LeNet", CPU_WAYS, counts, 1280, 3),
+        ("LeNet_BN_Dropout", CPU_WAYS, counts, 1280, 3),
+    ]
+
+
+def test_on_a_gpu_more_runs_are_trained_on_all_images(pretend, scaled, monkeypatch):
+    monkeypatch.setattr(Pretended, "platform", "gpu")
+    pretend(repeats=2, seeds_at_once=None)
+    ways = ["jax_lenet, 1 device", "torch", "torch_cuda_graph", "torch_vmap"]
+    assert scaled == [("LeNet", ways, [1, 8, 64, 256], 4000, 2)]
+
+
+def test_one_run_at_once_leaves_the_comparison_of_many_out(pretend, scaled):
+    pretend(repeats=1)
+    assert scaled == []
+
+
+def test_what_was_not_measured_is_not_scaled(pretend, scaled, monkeypatch):
+    monkeypatch.setattr(Pretended, "dies", ("torch",))
+    pretend(repeats=3, seeds_at_once=(2,))
+    assert scaled == [("LeNet", CPU_WAYS[:3], [1, 2], 4000, 3)]
 
 
 def test_a_contender_that_drops_out_leaves_a_reason_and_the_others_go_on(
     pretend, monkeypatch, capsys
 ):
     monkeypatch.setattr(Pretended, "dies", ("torch",))
-    ours, torch, *_ = pretend(repeats=3, seeds_at_once=(1,))["rows"]
+    ours, torch, *_ = pretend(repeats=3)["rows"]
     assert torch["reason"] == "its process was ended by SIGKILL"
     assert {torch[name] for name in list(torch)[5:]} == {None}
     assert len(ours["train_turns"]) == 3
@@ -329,6 +337,34 @@ def test_a_contender_that_drops_out_leaves_a_reason_and_the_others_go_on(
     screen = capsys.readouterr().out
     assert "torch is not measured: its process was ended by SIGKILL" in screen
     assert "not measured: no profiler" in screen
+
+
+# Where the numbers come from
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_if_files_differ(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    file = tmp_path / "experiments" / "benchmark_report.py"
+    file.parent.mkdir()
+    monkeypatch.setattr(benchmark_report, "__file__", str(file))
+    assert benchmark_report.commit() is None
+    git("init")
+    file.write_text("one")
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("tag", "v1", "-m", "")  # a name would not tell which commit it was
+    assert benchmark_report.commit() == git("rev-parse", "HEAD")
+    file.write_text("two")
+    assert benchmark_report.commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
 # The command line

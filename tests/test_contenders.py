@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 
 from experiments import contenders, jax_contenders
-from experiments.contenders import NAMES, SEVERAL, NotMeasuredError, Task, batch_sizes
-from jax_lenet import examples, load, normalize, training
+from experiments.contenders import (
+    NAMES,
+    SEVERAL,
+    Data,
+    NotMeasuredError,
+    Task,
+    batch_sizes,
+    data_of,
+    read_data,
+    task_of,
+    write_data,
+)
+from jax_lenet import VARIANTS, examples, load, normalize, training
 
 NEEDS_CUDA = ("torch_compile", "torch_cuda_graph")
 ANYWHERE = [name for name in NAMES if name not in NEEDS_CUDA]
@@ -45,11 +56,11 @@ def compiled_once():
 
 @cache
 def data():
-    return load("mnist_sample", train_size=640)
+    return data_of(load("mnist_sample", train_size=640))
 
 
-def task(variant="LeNet_BN_noDropout", learning_rate=0.1, first_seed=0, **settings):
-    return Task(variant, BATCH_SIZE, learning_rate, first_seed=first_seed, **settings)
+def task(variant="LeNet_BN_noDropout", learning_rate=0.1, first_seed=0):
+    return task_of(variant, BATCH_SIZE, learning_rate, first_seed)
 
 
 def build(name, task, runs=1):
@@ -61,9 +72,9 @@ def build(name, task, runs=1):
 def torch_modules():
     """PyTorch and the files that need it, or a skip."""
     torch = pytest.importorskip("torch", reason="PyTorch comes with the test extra")
-    from experiments import torch_baseline, torch_contenders
+    from experiments import torch_contenders, torch_model
 
-    return torch, torch_baseline, torch_contenders
+    return torch, torch_model, torch_contenders
 
 
 # The interface
@@ -107,10 +118,10 @@ def test_an_epoch_goes_over_every_image_once(name, runs):
 def initial_loss(name, seed):
     """The mean loss on the training images of the weights that a seed starts from."""
     if name.startswith("torch"):
-        torch, torch_baseline, _ = torch_modules()
+        torch, torch_model, torch_contenders = torch_modules()
         torch.manual_seed(seed)
-        model = torch_baseline.build("LeNet")
-        return torch_baseline.evaluate(model, torch_baseline.tensors(data())[0])[0].item()
+        model = torch_model.LeNet5()
+        return torch_model.evaluate(model, torch_contenders.tensors(data())[0])[0].item()
     model = task("LeNet").model("plain")
     variables = training.init(model, seed).variables
     train = examples(data().train_images, data().train_labels)
@@ -138,6 +149,65 @@ def test_batch_sizes_are_those_that_a_split_gives(count, batch_size, sizes):
         len(piece) for piece in np.split(np.arange(count), range(batch_size, count, batch_size))
     ]
     assert batch_sizes(count, batch_size) == sizes == tuple(dict.fromkeys(pieces))
+
+
+def test_a_task_is_the_variant_of_its_name():
+    for name, model in VARIANTS.items():
+        assert task_of(name).model("blocked") == model
+        assert task_of(name).model("plain") == model.clone(form="plain")
+    with pytest.raises(ValueError, match=r"must be one of LeNet, .*, not 'LeNet5'$"):
+        task_of("LeNet5")
+
+
+def test_all_are_given_the_same_images():
+    read = load("mnist_sample", train_size=640)
+    expected = normalize(read.train_images)
+    np.testing.assert_array_equal(jax_contenders.jax_examples(data())[0].images, expected)
+    _, _, torch_contenders = torch_modules()
+    (images, labels), (_, test_labels) = torch_contenders.tensors(data())
+    assert images.shape == (640, 1, 28, 28)
+    np.testing.assert_array_equal(images[:, 0], expected[..., 0])  # bit for bit
+    np.testing.assert_array_equal(labels, read.train_labels)
+    np.testing.assert_array_equal(test_labels, read.test_labels)
+
+
+def test_what_a_process_reads_is_what_was_written(tmp_path):
+    write_data(tmp_path / "data", data())
+    for size, count in ((None, 640), (100, 100)):
+        found = read_data(tmp_path / "data", size)
+        for name in Data._fields:
+            expected = getattr(data(), name)[: count if name.startswith("train") else None]
+            np.testing.assert_array_equal(getattr(found, name), expected, strict=True)
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_preparing_is_timed_apart(name):
+    assert 0 < build(name, task()).prepare_seconds < 60
+
+
+@pytest.mark.parametrize("name", ["flax", "torch", "torch_dataloader"])
+def test_the_other_contenders_are_tested_by_the_same_batches(name, monkeypatch):
+    """By 500 images, the fastest of those tried, and not by what suits this library."""
+    sizes = []
+    if name == "flax":
+        contender = build(name, task())
+        tests = {size: contender._tests[size] for size in contender._tests}
+        for size, program in tests.items():
+            monkeypatch.setitem(
+                contender._tests, size, lambda *args, n=size, f=program: sizes.append(n) or f(*args)
+            )
+    else:
+        _, torch_model, _ = torch_modules()
+        contender = build(name, task())
+        forward = torch_model.LeNet5.forward
+        monkeypatch.setattr(
+            torch_model.LeNet5,
+            "forward",
+            lambda self, images: sizes.append(len(images)) or forward(self, images),
+        )
+    contender.test()
+    assert sizes == [contenders.TEST_BATCH] * 2  # of a thousand test images
+    assert contenders.TEST_BATCH == 500
 
 
 # JAX's
@@ -195,8 +265,9 @@ def float64(monkeypatch):
     other, and then max-pooling takes one or the other of a tie: after eleven steps the weights of
     two correct implementations differ by up to 0.007.
     """
-    torch, torch_baseline, _ = torch_modules()
-    monkeypatch.setattr(torch_baseline, "normalize", lambda x: normalize(x).astype(np.float64))
+    torch, _, _ = torch_modules()
+    wide = data()._replace(normalized=data().normalized.astype(np.float64))
+    monkeypatch.setitem(globals(), "data", lambda: wide)
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -325,16 +396,11 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
         build("torch_vmap", task())
 
 
-def test_pytorch_in_another_precision_is_not_measured():
-    with pytest.raises(NotMeasuredError, match="full float32"):
-        build("torch", task(precision="default"))
-
-
 def test_without_pytorch_the_jax_contenders_are_there_and_the_others_say_why():
     program = """
 import sys
 from experiments import contenders
-assert "torch" not in sys.modules
+assert not {"torch", "jax"} & set(sys.modules)
 sys.modules["torch"] = None  # as if it were not installed
 try:
     contenders.build("torch", contenders.Task(), None)
@@ -352,18 +418,13 @@ except contenders.NotMeasuredError as error:
 
 
 @pytest.mark.parametrize(
-    ("name", "variant", "runs", "message"),
+    ("name", "runs", "message"),
     [
-        ("tensorflow", "LeNet", 1, "one of jax_lenet, flax"),
-        ("flax", "LeNet5", 1, "one of LeNet, "),
-        ("flax", "LeNet", 2, "it trains one model at a time"),
-        ("jax_lenet", "LeNet", 0, "must be at least 1; found 0"),
+        ("tensorflow", 1, "one of jax_lenet, flax"),
+        ("flax", 2, "it trains one model at a time"),
+        ("jax_lenet", 0, "must be at least 1; found 0"),
     ],
 )
-def test_a_bad_argument_is_named(name, variant, runs, message):
+def test_a_bad_argument_is_named(name, runs, message):
     with pytest.raises(ValueError, match=message):
-        contenders.build(name, Task(variant), data(), runs=runs)
-
-
-def test_jax_has_the_precision_asked_for():
-    assert task(precision="default").model("plain").precision == "default"
+        contenders.build(name, Task(), data(), runs=runs)

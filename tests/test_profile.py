@@ -10,7 +10,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from experiments import hlo, profile
-from experiments.profile import Event, matmul_rate, product_flops, shares_of, time_shares
+from experiments.flops import matmul_rate, product_flops
+from experiments.profile import Event, shares_of, time_shares
 from jax_lenet import VARIANTS, Hyperparameters, examples, lenet5, load, prepare_examples, split
 from jax_lenet.ensemble import init_runs, train_runs
 
@@ -122,52 +123,71 @@ def test_the_rate_of_products_is_that_of_a_machine():
 # Dividing time
 
 
-def module(*products):
-    """A program of which only some operations are known, products among them."""
-    instructions = [hlo.Instruction(name, "dot") for name in products]
+def module():
+    """A program of which only one operation is known."""
     known = hlo.Instruction("a", "add", op_name="jit(f)/add", source="file.py:1")
-    return hlo.Module("jit_f", "main", {"main": (known, *instructions)})
+    return hlo.Module("jit_f", "main", {"main": (known,)})
 
 
-def event(start, end, name="a", product=False, device=0, run=0, container=False):
-    return Event(device, run, start, end, name, product, container)
+def event(start, end, name="a", kind="other", device=0, run=0, container=False):
+    return Event(device, run, start, end, name, kind, container)
 
 
-def test_time_is_product_other_or_idle():
-    shares = shares_of(
-        [event(0, 6, "dot", product=True), event(6, 8), event(9, 10, "b")], module("dot")
+def parts_of(*events):
+    shares = shares_of(events, module())
+    return shares, (shares.product, shares.other, shares.collective, shares.idle)
+
+
+def test_time_is_product_other_exchange_or_idle():
+    shares, parts = parts_of(
+        event(0, 5, "dot", "product"),
+        event(5, 7),
+        event(7, 8, "all-reduce", "collective"),
+        event(9, 10, "b"),
     )
-    assert (shares.product, shares.other, shares.idle) == pytest.approx((0.6, 0.3, 0.1))
+    assert parts == pytest.approx((0.5, 0.3, 0.1, 0.1))
     assert shares.seconds == pytest.approx(10e-6)
-    assert [(one.name, one.source) for one in shares.operations] == [("a", "file.py:1"), ("b", "")]
-    assert [one.share for one in shares.operations] == pytest.approx([0.2, 0.1])
+    places = [(one.name, one.source) for one in shares.operations]
+    assert places[0] == ("a", "file.py:1")
+    assert sorted(places[1:]) == [("all-reduce", ""), ("b", "")]
+    assert [one.share for one in shares.operations] == pytest.approx([0.2, 0.1, 0.1])
 
 
 def test_a_moment_counts_once_and_for_the_product_if_there_is_one():
     # 0-4 the product, with others beside it; 4-8 two others at once; 8-10 one of them.
-    events = [event(0, 4, "dot", product=True), event(2, 8), event(1, 10, "b")]
-    shares = shares_of(events, module("dot"))
-    assert (shares.product, shares.other, shares.idle) == pytest.approx((0.4, 0.6, 0))
+    events = (event(0, 4, "dot", "product"), event(2, 8), event(1, 10, "b"))
+    shares, parts = parts_of(*events)
+    assert parts == pytest.approx((0.4, 0.6, 0, 0))
     assert {one.name: one.share for one in shares.operations} == pytest.approx({"a": 0.2, "b": 0.4})
 
 
+def test_an_exchange_beside_work_costs_nothing():
+    # 0-4 beside a product, 4-6 beside another operation, 6-10 alone: there the device waits.
+    events = (
+        event(0, 10, "all-reduce", "collective"),
+        event(0, 4, "dot", "product"),
+        event(4, 6),
+    )
+    shares, parts = parts_of(*events)
+    assert parts == pytest.approx((0.4, 0.2, 0.4, 0))
+    assert {one.name: one.share for one in shares.operations} == pytest.approx(
+        {"a": 0.2, "all-reduce": 0.4}
+    )
+
+
 def test_devices_are_looked_at_over_the_same_span_and_averaged():
-    events = [event(0, 10, "dot", product=True, device=0), event(0, 5, device=1)]
-    shares = shares_of(events, module("dot"))
-    assert (shares.product, shares.other, shares.idle) == pytest.approx((0.5, 0.25, 0.25))
-    assert shares.seconds == pytest.approx(10e-6)
+    _, parts = parts_of(event(0, 10, "dot", "product", device=0), event(0, 5, device=1))
+    assert parts == pytest.approx((0.5, 0.25, 0, 0.25))
 
 
 def test_the_time_between_two_runs_is_not_idle():
-    events = [event(0, 5, run=1), event(100, 105, "dot", product=True, run=2)]
-    shares = shares_of(events, module("dot"))
-    assert (shares.product, shares.other, shares.idle) == pytest.approx((0.5, 0.5, 0))
+    _, parts = parts_of(event(0, 5, run=1), event(100, 105, "dot", "product", run=2))
+    assert parts == pytest.approx((0.5, 0.5, 0, 0))
 
 
 def test_what_only_holds_others_fills_no_time():
-    events = [event(0, 10, "while", container=True), event(2, 8, "dot", product=True)]
-    shares = shares_of(events, module("dot"))
-    assert (shares.product, shares.other, shares.idle) == pytest.approx((0.6, 0, 0.4))
+    _, parts = parts_of(event(0, 10, "while", container=True), event(2, 8, "dot", "product"))
+    assert parts == pytest.approx((0.6, 0, 0, 0.4))
 
 
 def test_no_event_is_an_error():
@@ -211,10 +231,51 @@ def test_a_real_programs_time_is_divided(compiled):
     shares, reason = time_shares(lambda: compiled(x, x), compiled)
     assert reason == ""
     assert shares is not None
-    assert math.fsum((shares.product, shares.other, shares.idle)) == pytest.approx(1)
+    parts = (shares.product, shares.other, shares.collective, shares.idle)
+    assert math.fsum(parts) == pytest.approx(1)
+    assert shares.collective == 0  # of one device
     assert shares.product > 0.1  # 20 products of 34 MFLOP beside 1.3 million sines
     assert any("sin" in one.op_name for one in shares.operations)
     assert 0 < shares.seconds < 60
+    assert 0 < shares.untraced_seconds < 60
+
+
+def test_the_exchanges_of_two_devices_are_told_apart():
+    mesh, rows = split.mesh_of(2), PartitionSpec(split.AXIS)
+
+    def sums(x, w):
+        def body(x, _):
+            return jnp.sin(split.average(x @ w, split.AXIS)), None
+
+        return lax.scan(body, x, length=20)[0]
+
+    function = jax.jit(split.on_each(sums, mesh, (rows, PartitionSpec()), rows))
+    arguments = split.place_tests(jnp.ones((128, 64)), mesh), split.shared(jnp.ones((64, 64)), mesh)
+    compiled = function.lower(*arguments).compile()
+    parsed = hlo.parse(compiled.as_text())
+    loop = parsed.training_loop()
+    exchanges = [one for one in parsed.executed(loop.body) if one.is_collective]
+    assert [one.opcode for one in exchanges] == ["all-reduce"]
+    assert parsed.collectives == {exchanges[0].name}
+    jax.block_until_ready(compiled(*arguments))
+    shares, reason = time_shares(lambda: compiled(*arguments), compiled)
+    assert reason == ""
+    assert shares.collective > 0
+    assert any(one.name == exchanges[0].name for one in shares.operations)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "is_one"),
+    [
+        ("all-reduce", True),
+        ("all-gather-start", True),
+        ("collective-permute-done", True),
+        ("reduce", False),
+        ("copy-start", False),
+    ],
+)
+def test_what_exchanges_data_is_known_by_its_operation(opcode, is_one):
+    assert hlo.Instruction("x", opcode).is_collective == is_one
 
 
 def test_a_profiler_that_fails_is_a_reason(compiled, monkeypatch):

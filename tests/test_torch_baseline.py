@@ -16,7 +16,8 @@ import torch
 
 from experiments import cli, torch_baseline
 from experiments.results import Row
-from experiments.torch_baseline import Examples, Settings, Shuffled
+from experiments.torch_baseline import Examples, Settings
+from experiments.torch_model import Shuffled
 from jax_lenet import VARIANTS
 from tests.torch_reference import noise, sample, to_labels, to_nchw
 
