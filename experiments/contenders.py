@@ -136,7 +136,7 @@ def write_data(folder: Path, data: Data) -> None:
 
 def read_data(folder: Path, train_size: int | None = None) -> Data:
     """Return what `write_data` wrote, with the first ``train_size`` training images or all."""
-    data = Data(*(np.load(folder / f"{name}.npy") for name in Data._fields))
+    data = Data(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in Data._fields))
     return data._replace(
         train_images=data.train_images[:train_size], train_labels=data.train_labels[:train_size]
     )

@@ -6,6 +6,9 @@ import os
 # work take half a minute; these models are too small to need more than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Nearly all of the time goes into XLA's compiler, and what tests compile runs for a moment.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 

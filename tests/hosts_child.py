@@ -15,40 +15,39 @@ from experiments.ablate_settings import Settings
 from experiments.hosts import Follower
 from experiments.leader import Leader
 
-figures.draw = lambda *args, **kwargs: []
-page.write = lambda *args: None
 
-_together = threading.Barrier(int(os.environ["TOGETHER"]))
-_begun: set[int] = set()
-_left = int(os.environ["STAND_STILL_AFTER"])
-_take, _give_work, _give = Leader.take, Leader._give_work, Follower.give
+def main():
+    """Change what the programs do, as the environment says, and run one."""
+    figures.draw = lambda *args, **kwargs: []
+    page.write = lambda *args: None
+    together = threading.Barrier(int(os.environ["TOGETHER"]))
+    begun: set[int] = set()
+    given: list[bytes] = []
+    take, give_work, give = Leader.take, Leader._give_work, Follower.give
 
+    def begin(process):
+        if process not in begun:
+            begun.add(process)
+            together.wait(100)
 
-def _begin(process):
-    if process not in _begun:
-        _begun.add(process)
-        _together.wait(100)
+    def take_together(leader, first=False):
+        begin(0)
+        return take(leader, first)
 
+    def give_together(leader, process, channel, terms):
+        begin(process)
+        return give_work(leader, process, channel, terms)
 
-def take(leader, first=False):
-    _begin(0)
-    return _take(leader, first)
+    def give_and_stand_still(follower, content):
+        give(follower, content)
+        given.append(content)
+        if len(given) == int(os.environ["STAND_STILL_AFTER"]):
+            time.sleep(600)
 
+    Leader.take, Leader._give_work = take_together, give_together
+    Follower.give = give_and_stand_still
+    return cli.run(ablate.main, Settings, "ablate")
 
-def give_work(leader, process, channel, terms):
-    _begin(process)
-    return _give_work(leader, process, channel, terms)
-
-
-def give(follower, content):
-    global _left
-    _give(follower, content)
-    _left -= 1
-    if _left == 0:
-        time.sleep(600)
-
-
-Leader.take, Leader._give_work, Follower.give = take, give_work, give
 
 if __name__ == "__main__":
-    sys.exit(cli.run(ablate.main, Settings, "ablate"))
+    sys.exit(main())
