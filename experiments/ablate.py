@@ -179,7 +179,9 @@ def terms(settings: Settings, identity: Identity) -> Terms:
     """Return what must be the same in all processes."""
     names = ("first_seed", "seeds", "epochs", "variants")
     asked = {flag(name): settings.as_json()[name] for name in names}
-    return identity.settings | asked | identity.environment
+    # A group is for as many devices as process 0 has.
+    devices = {"number of devices": environment.jax_device()["count"]}
+    return identity.settings | asked | identity.environment | devices
 
 
 def follow(settings: Settings, place: Place, follower: Follower, console: Console) -> None:

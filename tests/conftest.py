@@ -7,6 +7,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Nearly all of the time goes into XLA's compiler, and what tests compile runs for a moment.
+# test_startup.py compares it with what users get.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax

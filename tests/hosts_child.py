@@ -6,6 +6,7 @@ knows what it is busy with when it is killed.
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -14,6 +15,12 @@ from experiments import ablate, cli, figures, page
 from experiments.ablate_settings import Settings
 from experiments.hosts import Follower
 from experiments.leader import Leader
+
+
+def free_port():
+    """Return the number of a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def main():

@@ -1,11 +1,8 @@
-"""Several processes train one study: to the bits of one process, and none outlives another."""
+"""What the processes of one study tell each other, in threads of this one."""
 
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,117 +10,17 @@ from queue import SimpleQueue
 
 import pytest
 
-from experiments import hosts, leader, run_store, wire
+from experiments import ablate, environment, hosts, leader, wire
 from experiments.ablate_settings import Settings
 from experiments.cli import StorageError, UserError
+from experiments.going_on import Identity
 from experiments.hosts import Follower, LostError, following
-from experiments.launch import Place, place
+from experiments.launch import Place
 from experiments.leader import Leader, Share, Task, leading
 from experiments.signals import Stopped
 from experiments.study import plan
-from tests.crash import Life, numbers, one_line
-
-ROOT = Path(__file__).parents[1]
-LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_COORDINATOR")
-
-
-@pytest.fixture(autouse=True)
-def no_launcher(monkeypatch):
-    """The tests may themselves have been started by one."""
-    for name in list(os.environ):
-        if name.startswith(LAUNCHERS):
-            monkeypatch.delenv(name)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-# Which process this is
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (("a:1", 2, None), "--coordinator, --processes and --process-id: expected all three"),
-        ((None, 2, None), "expected all three"),
-        ((None, None, 0), "expected all three"),
-        (("a:1", 2, 2), "--process-id: expected one of 0 to 1, as --processes says, not 2"),
-        (("a:1", 2, -1), "expected one of 0 to 1, as --processes says, not -1"),
-        (("a:1", 0, 0), "--processes: expected at least 1, not 0"),
-        (("a", 2, 0), "--coordinator: expected HOST:PORT, with a port from 1 to 65535, not a"),
-        (("a:0", 2, 0), "not a:0"),
-        (("a:65536", 2, 0), "not a:65536"),
-        ((":1", 2, 0), "not :1"),
-    ],
-)
-def test_flags_that_make_no_sense_together_are_refused(flags, expected):
-    with pytest.raises(UserError, match=expected):
-        place(*flags)
-
-
-def test_flags_and_no_launcher_say_which_process_this_is():
-    assert place("node7:1234", 3, 2) == Place("node7", 1234, 3, 2)
-    assert place(None, None, None) is None
-    assert place(None, 1, None) is None
-    assert place("node7:1234", 1, 0) is None
-
-
-SLURM = {
-    "SLURM_JOB_ID": "8192",
-    "SLURM_STEP_NODELIST": "node[03-04]",
-    "SLURM_STEP_NUM_TASKS": "4",
-    "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-}
-OPEN_MPI = {
-    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
-    "OMPI_COMM_WORLD_SIZE": "2",
-    "OMPI_COMM_WORLD_RANK": "1",
-    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
-}
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        (SLURM, Place("node03", 61440, 4, 3, 1)),  # the job's of JAX's 4,096 ports
-        (OPEN_MPI, Place("10.96.0.1", 62624, 2, 1, 0)),
-        (SLURM | OPEN_MPI | {"SLURM_STEP_NUM_TASKS": "1"}, Place("10.96.0.1", 62624, 2, 1, 0)),
-        (SLURM | {"JAX_COORDINATOR_PORT": "77"}, Place("node03", 77, 4, 3, 1)),
-        # The shell that salloc gives: one task, in a job that may start four.
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, None),
-        # A pod of Kubernetes that no indexed job has started.
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
-    ],
-)
-def test_launchers_are_asked_where_they_have_started_several_processes(
-    environment, expected, monkeypatch
-):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert place(None, None, None) == expected
-    assert place(None, 1, None) is None
-    assert place("a:1", 2, 0) == Place("a", 1, 2, 0)
-
-
-def test_what_a_launcher_says_wrong_is_the_users_to_mend(monkeypatch):
-    for name, value in (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "?"}).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"cannot tell from Open MPI .*--processes 1"):
-        place(None, None, None)
-
-
-def test_no_number_depends_on_who_computes_it():
-    several = Settings(coordinator="a:1", processes=2, process_id=1)
-    assert several.as_json() == Settings().as_json()
-
-
-# What processes tell each other, in threads of this one
+from tests.crash import one_line
+from tests.hosts_child import free_port
 
 TERMS = {"--epochs": 3, "--variants": ("LeNet",), "jax": "0.10"}
 
@@ -262,6 +159,15 @@ def test_a_process_with_other_settings_is_refused_by_name_and_ends_all(places, e
         with pytest.raises(UserError, match=f"process 2 does not agree: {wrong}"):
             first.check()
     bystander.close()
+
+
+def test_processes_must_have_as_many_devices(monkeypatch):
+    agreed = []
+    for count in (8, 4):
+        device = {"platform": "gpu", "kind": "H100", "count": count}
+        monkeypatch.setattr(environment, "jax_device", lambda device=device: device)
+        agreed.append(ablate.terms(Settings(), Identity({"--batch-size": 128}, {"jax": "0.10"})))
+    assert hosts.disagreements(*agreed) == ["number of devices: process 0 has 8, not 4"]
 
 
 @pytest.mark.parametrize(
@@ -427,112 +333,3 @@ def test_the_port_must_be_free(places):
     taken = wire.listen("127.0.0.1", places(0).port)
     with taken, pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1:"):
         Leader("process 0", places(0))
-
-
-# Real processes
-
-SEEDS, EPOCHS = 5, 2
-
-
-class Processes:
-    """Processes of a small study, which share compiled programs; see `hosts_child`."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def start(self, out, count, still=()):
-        """Start so many, of which some stand still after one epoch."""
-        port = free_port()
-        return [self._start(out, count, i, port, int(i in still)) for i in range(count)]
-
-    def _start(self, out, count, process_id, port, still):
-        command = [
-            *(sys.executable, "-m", "tests.hosts_child", "--dataset", "mnist_sample"),
-            *("--train-size", 256, "--batch-size", 64, "--learning-rate", 0.1),
-            *("--variants", "LeNet_noBN_Dropout", "--seeds", SEEDS, "--epochs", EPOCHS),
-            *("--timing-repeats", 0, "--devices", 1, "--out", out),
-            *("--compilation-cache", self.folder / "compiled"),
-            *("--coordinator", f"127.0.0.1:{port}", "--processes", count),
-            *("--process-id", process_id),
-        ]
-        told = {"TOGETHER": str(count), "STAND_STILL_AFTER": str(still)}
-        with self._screen(process_id).open("wb") as screen:
-            return subprocess.Popen(
-                list(map(str, command)),
-                cwd=ROOT,
-                env=os.environ | told,
-                stdout=screen,
-                stderr=subprocess.STDOUT,
-            )
-
-    def _screen(self, process_id):
-        return self.folder / f"{process_id}.screen"
-
-    def said(self, process_id):
-        return self._screen(process_id).read_text()
-
-    def trained(self):
-        """Return the epochs that process 0 has shown."""
-        return Life(None, self.said(0), "").trained
-
-    def wait(self, processes):
-        return [process.wait(timeout=120) for process in processes]
-
-    def kill(self, processes, victim, left):
-        """Kill one once so many epochs are left, and return the exit codes of all."""
-        deadline = time.monotonic() + 120
-        while len(self.trained()) < SEEDS * EPOCHS - left:
-            assert time.monotonic() < deadline, self.said(0)
-            time.sleep(0.05)
-        processes[victim].kill()
-        start = time.monotonic()
-        codes = self.wait(processes)
-        assert time.monotonic() - start < 15
-        return codes
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    return Processes(tmp_path_factory.mktemp("hosts"))
-
-
-@pytest.fixture(scope="module")
-def alone(processes, tmp_path_factory):
-    """What one process makes of the study."""
-    out = tmp_path_factory.mktemp("alone") / "out"
-    assert processes.wait(processes.start(out, 1)) == [0], processes.said(0)
-    return numbers(out)
-
-
-def epochs_in(out):
-    return sum(len(run_store.read(path).fit.history) for path in run_store.files(out))
-
-
-@pytest.mark.parametrize(
-    ("count", "still", "victim"),
-    [
-        (2, {1}, 0),
-        (4, {2, 3}, 3),
-    ],
-)
-def test_after_a_kill_the_others_end_and_the_same_command_goes_on_to_the_same_bits(
-    count, still, victim, processes, alone, tmp_path
-):
-    out = tmp_path / "out"
-    codes = processes.kill(processes.start(out, count, still), victim, left=len(still))
-    reasons = {}
-    for process_id in {0, *still} - {victim}:  # nothing was left for the others, who have ended
-        assert codes[process_id] == 1
-        *before, last = processes.said(process_id).splitlines()
-        assert process_id == 0 or not before
-        reasons[process_id] = last.partition(";")[0]
-    lost = f"ablate: process {victim} was lost"
-    told = f"ablate: process 0 has ended: process {victim} was lost"
-    assert reasons == ({1: lost} if victim == 0 else {0: lost, 2: told})
-    assert epochs_in(out) == SEEDS * EPOCHS - len(still)  # all that were finished
-
-    assert processes.wait(processes.start(out, count)) == [0] * count, processes.said(0)
-    assert len(processes.trained()) == len(still)  # the others are not trained again
-    assert numbers(out) == alone
-    for process_id in range(1, count):
-        assert "has trained" in one_line(processes.said(process_id))

@@ -1,5 +1,6 @@
 """What programs set up before JAX runs: the compilation cache and the CPU devices."""
 
+import csv
 import json
 import os
 import stat
@@ -47,10 +48,17 @@ def without_seconds(results):
     return [line.rsplit(",", 1)[0] for line in results.splitlines()]
 
 
-def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers(tmp_path):
-    cache = tmp_path / "cache"
-    first, results = study(tmp_path / "1", "--compilation-cache", str(cache))
-    second, again = study(tmp_path / "2", "--compilation-cache", str(cache))
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A first start as users have it, without the tests' flags for XLA: cache, config and rows."""
+    folder = tmp_path_factory.mktemp("started")
+    cache = folder / "cache"
+    return cache, *study(folder / "1", "--compilation-cache", str(cache), XLA_FLAGS="")
+
+
+def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers(started, tmp_path):
+    cache, first, results = started
+    second, again = study(tmp_path / "2", "--compilation-cache", str(cache), XLA_FLAGS="")
     assert first["compilation_cache"]["hits"] == 0 < first["compilation_cache"]["misses"]
     assert second["compilation_cache"]["folder"] == str(cache)
     facts = second["compilation_cache"]
@@ -61,8 +69,8 @@ def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
-def test_off_keeps_nothing_and_says_so(tmp_path):
-    config, _ = study(
+def test_off_keeps_nothing_and_says_so_and_xlas_optimization_changes_no_number(started, tmp_path):
+    config, results = study(
         tmp_path / "out",
         *("--compilation-cache", "off"),
         XDG_CACHE_HOME=str(tmp_path / "cache"),
@@ -73,6 +81,13 @@ def test_off_keeps_nothing_and_says_so(tmp_path):
     assert not (tmp_path / "cache" / "jax_lenet").exists()
     kept = tmp_path / "environment"
     assert not kept.exists() or not any(kept.iterdir())
+    own, optimized = (losses_of(text) for text in (results, started[2]))
+    assert own == pytest.approx(optimized, rel=1e-5)  # float32's rounding, of two steps
+
+
+def losses_of(results):
+    (row,) = csv.DictReader(results.splitlines())
+    return [float(row["train_loss"]), float(row["test_loss"])]
 
 
 def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):

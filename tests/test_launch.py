@@ -1,0 +1,99 @@
+"""Which process of several this is: as the user says, or a launcher."""
+
+import os
+
+import pytest
+
+from experiments.ablate_settings import Settings
+from experiments.cli import UserError
+from experiments.launch import Place, place
+
+LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_COORDINATOR")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """The tests may themselves have been started by one."""
+    for name in list(os.environ):
+        if name.startswith(LAUNCHERS):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("a:1", 2, None), "--coordinator, --processes and --process-id: expected all three"),
+        ((None, 2, None), "expected all three"),
+        ((None, None, 0), "expected all three"),
+        (("a:1", 2, 2), "--process-id: expected one of 0 to 1, as --processes says, not 2"),
+        (("a:1", 2, -1), "expected one of 0 to 1, as --processes says, not -1"),
+        (("a:1", 0, 0), "--processes: expected at least 1, not 0"),
+        (("a", 2, 0), "--coordinator: expected HOST:PORT, with a port from 1 to 65535, not a"),
+        (("a:0", 2, 0), "not a:0"),
+        (("a:65536", 2, 0), "not a:65536"),
+        ((":1", 2, 0), "not :1"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(flags, expected):
+    with pytest.raises(UserError, match=expected):
+        place(*flags)
+
+
+def test_flags_and_no_launcher_say_which_process_this_is():
+    assert place("node7:1234", 3, 2) == Place("node7", 1234, 3, 2)
+    assert place(None, None, None) is None
+    assert place(None, 1, None) is None
+    assert place("node7:1234", 1, 0) is None
+
+
+SLURM = {
+    "SLURM_JOB_ID": "8192",
+    "SLURM_STEP_NODELIST": "node[03-04]",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (SLURM, Place("node03", 61440, 4, 3, 1)),  # the job's of JAX's 4,096 ports
+        (OPEN_MPI, Place("10.96.0.1", 62624, 2, 1, 0)),
+        (SLURM | OPEN_MPI | {"SLURM_STEP_NUM_TASKS": "1"}, Place("10.96.0.1", 62624, 2, 1, 0)),
+        (SLURM | {"JAX_COORDINATOR_PORT": "77"}, Place("node03", 77, 4, 3, 1)),
+        # The shell that salloc gives: one task, in a job that may start four.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, None),
+        # A pod of Kubernetes that no indexed job has started.
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+    ],
+)
+def test_launchers_are_asked_where_they_have_started_several_processes(
+    environment, expected, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place(None, None, None) == expected
+    assert place(None, 1, None) is None
+    assert place("a:1", 2, 0) == Place("a", 1, 2, 0)
+
+
+def test_what_a_launcher_says_wrong_is_the_users_to_mend(monkeypatch):
+    for name, value in (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "?"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"cannot tell from Open MPI .*--processes 1"):
+        place(None, None, None)
+
+
+def test_no_number_depends_on_who_computes_it():
+    several = Settings(coordinator="a:1", processes=2, process_id=1)
+    assert several.as_json() == Settings().as_json()
