@@ -148,8 +148,8 @@ class Contender(Protocol):
     Attributes:
         name: as in `NAMES`.
         runs: how many models train at once, R.
-        devices: how many CPU devices of JAX share the R models or, where R does not divide, each of
-            their batches; 1 where one device does all, and for PyTorch, whose threads share.
+        devices: how many CPU devices of JAX share the R models or, of one alone, each batch; 1
+            where one device does all, and for PyTorch, whose threads share.
         prepare_seconds: from pixels to what an epoch reads, once for all runs on these data.
         compile_seconds: of compilation ahead of time; None where nothing is compiled.
         train_loss: the last epoch's mean loss as minimized, averaged over the R models; NaN before

@@ -84,7 +84,7 @@ def test_a_split_step_is_the_step_on_one_device(float64, digits, variant, form, 
     assert_close(actual, expected, 1e-10)
 
 
-@pytest.mark.parametrize("runs", [1])  # split; a run each; two and one; two each
+@pytest.mark.parametrize("runs", [1, 3])  # split; two runs, and one and a place that is left
 def test_a_fit_on_two_devices_is_the_fit_on_one_device(digits, runs):
     model = VARIANTS["LeNet_BN_Dropout"]
 
