@@ -11,7 +11,6 @@ a GPU more of PyTorch's ways are timed, and up to 256 runs at once.
 Nothing else should run on the machine. Without PyTorch the rest is measured.
 """
 
-import difflib
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -139,9 +138,8 @@ def check_contenders(names: tuple[str, ...]) -> None:
         raise cli.UserError("--contenders: expected at least one name, not none")
     for name in names:
         if name not in NAMES:
-            near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise cli.UserError(f"--contenders: expected {', '.join(NAMES)}, not {name}{hint}")
+            expected = f"expected {', '.join(NAMES)}"
+            raise cli.UserError(f"--contenders: {expected}, not {name}{cli.nearest(name, NAMES)}")
     if len(set(names)) != len(names):
         raise cli.UserError("--contenders: expected each name once")
 

@@ -11,6 +11,7 @@ Exit codes, each but the first with one line that says why:
 """
 
 import contextlib
+import difflib
 import errno
 import io
 import os
@@ -18,7 +19,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -37,6 +38,8 @@ PLAIN_WORDS = (
     (r"Could not find valid parse for arguments: \[(.*?)\]", r"expected numbers, not \1"),
     (r"no type matching .* could be instantiated from .*- [^:]*: (expected .*)", r"\1"),
 )
+#: What tyro says of a value that is none of those it may choose from.
+NO_CHOICE = re.compile(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?)\)")
 
 
 #: A place to write to that is full, gone or broken: no bug of the program's.
@@ -177,9 +180,37 @@ def _unboxed(message: str) -> str:
     text = " ".join(kept).removeprefix("Error parsing ").rstrip(".")
     for pattern, plain in PLAIN_WORDS:
         text = re.sub(pattern, plain, text)
-    return f"{text}; see --help"
+    return f"{NO_CHOICE.sub(_not_a_choice, text)}; see --help"
+
+
+def _not_a_choice(found: re.Match[str]) -> str:
+    value, argument, quoted = found.groups()
+    choices = re.findall("'(.*?)'", quoted)
+    return f"{argument}: expected one of {', '.join(choices)}, not {value}{nearest(value, choices)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name that an unknown one is most like, if it is like one.
+
+    >>> nearest("LeNet_BN_Droput", ["LeNet", "LeNet_BN_Dropout"])
+    '; did you mean LeNet_BN_Dropout?'
+    >>> nearest("drop9000", ["both"])
+    ''
+    """
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.3)
+    return f"; did you mean {folded[near[0]]}?" if near else ""
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with every run of white space as one space."""
-    return " ".join(text.split())
+    r"""Return ``text`` with every run of white space as one space, and as a screen may be shown it.
+
+    A path or a file may have anything in it, such as what turns a terminal's colors.
+
+    >>> one_line("two\nlines, \x1b[31mred")
+    'two lines, \\x1b[31mred'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(text.split())
+    )

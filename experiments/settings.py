@@ -1,6 +1,5 @@
 """The settings that the programs share: the experiment, and where it is read and written."""
 
-import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,11 +7,15 @@ from typing import Literal
 import numpy as np
 
 from experiments import startup
-from experiments.cli import UserError
+from experiments.cli import UserError, nearest
 from experiments.startup import CompilationCache
 from jax_lenet.data import Dataset, load
 from jax_lenet.fitting import check_batch_size
 from jax_lenet.models import VARIANTS
+
+#: JAX makes as many CPU devices as it is told to, each with threads of its own, until nothing is
+#: left of the machine. No machine has so many cores.
+MOST_DEVICES = 1024
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class JaxSettings(StudySettings):
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
         super().check()
-        _expect(self.devices is None or self.devices >= 1, "devices", "at least 1", self.devices)
+        possible = self.devices is None or 1 <= self.devices <= MOST_DEVICES
+        _expect(possible, "devices", f"1 to {MOST_DEVICES}", self.devices)
 
     def start_jax(self) -> CompilationCache:
         """Do what must come before JAX's first computation; return the compilation cache."""
@@ -120,11 +124,8 @@ def check_variants(names: tuple[str, ...]) -> None:
     _expect(len(names) > 0, "variants", "at least one name", "none")
     for name in names:
         if name not in VARIANTS:
-            near = difflib.get_close_matches(name, VARIANTS, n=1, cutoff=0.3)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"--variants: expected names of {', '.join(VARIANTS)}, not {name}{hint}"
-            )
+            expected = f"expected names of {', '.join(VARIANTS)}"
+            raise UserError(f"--variants: {expected}, not {name}{nearest(name, VARIANTS)}")
     _expect(len(set(names)) == len(names), "variants", "each name once", " ".join(names))
 
 

@@ -77,8 +77,9 @@ SEEDS = [
     (["--seeds", str(2**32 + 1)], "the last seed below 2**32"),
 ]
 JAX = [
-    (["--precision", "hi"], "Expected one of ('highest', 'high', 'default')"),
-    (["--devices", "0"], "--devices: expected at least 1, not 0"),
+    (["--precision", "hi"], "--precision: expected one of highest, high, default, not hi; did you"),
+    (["--devices", "0"], "--devices: expected 1 to 1024, not 0"),
+    (["--devices", "1025"], "--devices: expected 1 to 1024, not 1025"),
     (["--devices", "3"], "--devices: expected 2, what JAX runs on already, not 3"),
     (["--compilation-cache", "/dev/null"], "--compilation-cache: expected a folder that this user"),
 ]
@@ -101,7 +102,7 @@ SWEEP = [
     (["--dropout-rates", "x"], "--dropout-rates: expected numbers, not 'x'"),
     (["--dropout-rates"], "--dropout-rates: expected at least one rate, not none"),
     (["--dropout-rates", "0.5", "0.5"], "--dropout-rates: expected each rate once, not 0.5 0.5"),
-    (["--layers", "drop8"], "Expected one of ('drop6', 'drop7', 'both')"),
+    (["--layers", "drop8"], "expected one of drop6, drop7, both, not drop8; did you mean drop"),
     (["--layers"], "--layers: expected one or more of drop6, drop7, both"),
     (["--layers", "both", "both"], "--layers: expected one or more of drop6, drop7, both, each"),
     (["--learning-rates", "0"], "--learning-rates: expected rates that are positive, not 0"),
@@ -115,8 +116,8 @@ SWEEP = [
     (["--train-size", "4000"], "left for validation"),
 ]
 TORCH_BASELINE = [
-    (["--device", "tpu"], "Expected one of ('auto', 'cpu', 'cuda')"),
-    (["--loader", "disk"], "Expected one of ('memory', 'dataloader')"),
+    (["--device", "tpu"], "--device: expected one of auto, cpu, cuda, not tpu; did you mean cpu?"),
+    (["--loader", "disk"], "--loader: expected one of memory, dataloader, not disk"),
 ]
 if not torch.cuda.is_available():
     TORCH_BASELINE += [(["--device", "cuda"], "expected cpu or auto, not cuda: PyTorch sees no")]
