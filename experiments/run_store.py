@@ -151,7 +151,7 @@ def encode(run: RunFile) -> bytes:
         {"about": np.array(json.dumps(about, allow_nan=False))}
         | {name: getattr(fit, name) for name in PREDICTED}
         | history
-        | {f"state/{name}": np.asarray(leaf) for name, leaf in _named(fit.state).items()}
+        | state_arrays(fit.state)
     )
 
 
@@ -190,11 +190,9 @@ def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray])
     shapes = {f"history/{column}": ((epochs, runs), dtype) for column, dtype in BY_RUN.items()}
     shapes |= {f"history/{column}": ((epochs,), dtype) for column, dtype in BY_EPOCH.items()}
     shapes |= dict.fromkeys(PREDICTED, ((runs, last.size // runs), "u1"))
-    state = _shapes(variant)
-    for name, leaf in _named(state).items():
-        shapes[f"state/{name}"] = ((runs, *leaf.shape), leaf.dtype)
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    if found != {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}:
+    expected = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
+    if found != expected | state_spec(variant, runs):
         raise DamagedError("its arrays are not those of such runs")
     columns = {column: arrays[f"history/{column}"] for column in BY_RUN | BY_EPOCH}
     if not _possible(columns, np.stack([first, last])) or (arrays["state/epoch"] != epochs).any():
@@ -203,9 +201,7 @@ def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray])
         EpochResult(i + 1, **{column: values[i] for column, values in columns.items()})
         for i in range(epochs)
     )
-    leaves = [arrays[f"state/{name}"] for name in _named(state)]
-    state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-    return Fit(seeds, history, first, last, state)
+    return Fit(seeds, history, first, last, state_of(variant, arrays))
 
 
 def _possible(columns: Mapping[str, np.ndarray], predictions: np.ndarray) -> bool:
@@ -216,6 +212,24 @@ def _possible(columns: Mapping[str, np.ndarray], predictions: np.ndarray) -> boo
     seconds = np.stack([columns[name] for name in BY_EPOCH])
     whole = ((accuracies >= 0) & (accuracies <= 1)).all()
     return bool(whole and (np.isfinite(seconds) & (seconds >= 0)).all())
+
+
+def state_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """Return the arrays of runs' states, by the names that they have in a file."""
+    return {f"state/{name}": np.asarray(leaf) for name, leaf in _named(state).items()}
+
+
+def state_spec(variant: str, runs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return the shapes and dtypes of `state_arrays` for so many runs of a model."""
+    leaves = _named(_shapes(variant)).items()
+    return {f"state/{name}": ((runs, *leaf.shape), np.dtype(leaf.dtype)) for name, leaf in leaves}
+
+
+def state_of(variant: str, arrays: Mapping[str, np.ndarray]) -> TrainState:
+    """Return the states that `state_arrays` was given, with arrays that are NumPy's."""
+    shapes = _shapes(variant)
+    leaves = [arrays[f"state/{name}"] for name in _named(shapes)]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 @cache

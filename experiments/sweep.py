@@ -12,7 +12,7 @@ to an hour and three quarters; half of it with ``--seeds 4``, a third with ``--l
 trains LeNet and LeNet_BN_noDropout with these learning rates instead: 80 runs, a quarter of an hour
 or somewhat more. Both leave in the folder what each run ends with, the rate that the validation
 images choose, its test accuracy beside the baseline's, and a chart. Stopped at whatever moment, the
-same command goes on after the last finished runs.
+same command goes on after the last finished epoch.
 """
 
 import sys
@@ -27,14 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cli, environment, signals, startup
+from experiments import cli, environment, signals, startup, sweep_store
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
-from experiments.sweep_folder import Run, all_runs, go_on, is_finished, runs_of
+from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_of
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     PROGRAM,
+    Run,
     Sweep,
     SweepFolder,
     SweepRow,
@@ -42,9 +43,11 @@ from experiments.sweep_results import (
     summarize,
 )
 from experiments.sweep_settings import Settings
+from experiments.sweep_store import Begun, Progress
 from experiments.together import Together
 from jax_lenet import VARIANTS, Dataset, Examples, Hyperparameters, Programs, split
 from jax_lenet.ensemble import Placed, compile_programs, devices_for
+from jax_lenet.fitting import fill_places, without_places
 from jax_lenet.training import examples, prepare_examples
 
 
@@ -106,7 +109,8 @@ def train_group(
     data: Data,
     group: Sequence[Run],
     epochs: int,
-    on_epoch: Callable[[], None] = lambda: None,
+    save: Callable[[Progress], None] = lambda _: None,
+    start: Progress | None = None,
 ) -> list[SweepRow]:
     """Train a group of runs to the end, and only then test them.
 
@@ -120,23 +124,28 @@ def train_group(
         data: what was placed.
         group: the runs.
         epochs: at least 1.
-        on_epoch: called after each epoch.
+        save: called after each epoch with what ``start`` takes. The next epoch writes over the
+            memory of its state: copy what is to be kept.
+        start: earlier epochs of these runs, which are not trained again; its arrays may be NumPy's.
     """
-    start = perf_counter()
-    padded = [*group, *repeat(group[-1], programs.runs - len(group))]
+    begin, runs = perf_counter(), len(group)
+    padded = [*group, *repeat(group[-1], programs.runs - runs)]
     seeds, hyperparameters = split.place_runs(_arrays(padded, programs), programs.mesh)
-    state = programs.init(seeds)
-    losses = []
-    for _ in range(epochs):
+    if start is None:
+        losses, state = np.empty((0, runs), np.float32), programs.init(seeds)
+    else:
+        losses, begin = start.losses, begin - start.seconds
+        state = split.place_runs(fill_places(start.state, programs.runs), programs.mesh)
+    for _ in range(len(losses), epochs):
         signals.check()
         state, loss = programs.epoch(hyperparameters, state, placed.train, seeds)
-        losses.append(np.asarray(loss))
-        on_epoch()
+        losses = np.concatenate([losses, np.asarray(loss)[np.newaxis, :runs]])
+        save(Progress(losses, perf_counter() - begin, without_places(state, runs)))
     trained = programs.evaluate_train(state.variables, placed.check)
     held_out = programs.evaluate_test(state.variables, placed.test)
     right = np.asarray(held_out.predictions) == np.asarray(data.labels)
-    finite = np.all(np.isfinite([*losses, np.asarray(held_out.loss)]), axis=0)
-    seconds = round((perf_counter() - start) / len(group), 6)
+    finite = np.isfinite([*losses, np.asarray(held_out.loss)[:runs]]).all(0)
+    seconds = round((perf_counter() - begin) / runs, 6)
     return [
         SweepRow(
             *run.point,
@@ -162,29 +171,44 @@ def _arrays(runs: Sequence[Run], programs: Programs) -> tuple[jax.Array, Hyperpa
 
 
 def train_all(
-    settings: Settings,
-    data: Data,
-    folder: SweepFolder,
-    rows: dict[Run, SweepRow],
-    display: Display,
+    settings: Settings, data: Data, folder: SweepFolder, found: Found, display: Display
 ) -> None:
     """Train every run that has no row yet, model after model, and write each as it comes."""
-    order = all_runs(settings)
-    for variant in settings.variants:
+    order, rows, begun = all_runs(settings), found.rows, found.begun
+    if begun is not None and len(begun.runs) > data.together.runs:  # on fewer GPUs than before
+        display.say(
+            f"{len(begun.runs)} runs trained together, more than there is room for now,"
+            f" {data.together.runs}: they begin again"
+        )
+        begun = None
+    if begun is not None:
+        display.epoch(begun.progress.losses.size)
+    # What was in training comes first: the file that holds it holds one group alone.
+    for variant in sorted(settings.variants, key=lambda v: begun is None or v != begun.variant):
         own = [c for c in settings.candidates if c.variant == variant]
         left = [run for run in runs_of(own, settings.all_seeds) if run not in rows]
-        if not left:
+        groups: list[tuple[Sequence[Run], Progress | None]] = []
+        if begun is not None and begun.variant == variant:
+            groups.append((begun.runs, begun.progress))
+            left = [run for run in left if run not in begun.runs]
+        groups += [(group, None) for group in groups_of(left, data.together.runs)]
+        if not groups:
             continue
         display.now(f"{variant}: compiling")
         programs = compile_for(settings, variant, data)
         placed = programs.place(data.train, data.held_out)
-        for group in groups_of(left, data.together.runs):
+        for group, start in groups:
             display.now(f"{variant}: run {len(rows) + 1}")
-            count = partial(display.epoch, len(group))
+
+            def save(progress: Progress, variant=variant, runs=tuple(group)) -> None:
+                sweep_store.write(folder, Begun(variant, runs, found.identity, progress))
+                display.epoch(len(runs))
+
             with signals.deferred():
-                finished = train_group(programs, placed, data, group, settings.epochs, count)
+                finished = train_group(programs, placed, data, group, settings.epochs, save, start)
                 rows |= dict(zip(group, finished, strict=True))
                 folder.write_sweep_rows(rows[run] for run in order if run in rows)
+                sweep_store.remove(folder)
             display.add(finished)
 
 
@@ -240,14 +264,14 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
         "compilation_cache": cache.facts(),
     }
     SweepFolder.open(folder.path, settings.overwrite)
-    config, rows = go_on(folder, settings, config, partial(say, console))
+    config, found = go_on(folder, settings, config, partial(say, console))
     folder.write_config(config)
     say_source(console, data)
-    if len(rows) == len(all_runs(settings)):
+    if len(found.rows) == len(all_runs(settings)):
         return
     shown = settings.candidates, settings.seeds, settings.epochs
-    with Display(console, *shown, rows.values()) as display:
-        train_all(settings, Data.of(data, settings, together), folder, rows, display)
+    with Display(console, *shown, found.rows.values()) as display:
+        train_all(settings, Data.of(data, settings, together), folder, found, display)
     folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
 
 

@@ -1,17 +1,15 @@
-"""A sweep's folder between two starts: which of its runs are finished.
-
-Nothing is kept of a run but its row of sweep.csv, so that a group that was stopped begins again.
-"""
+"""A sweep's folder between two starts: whose it is, and which of its runs are left to train."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from experiments import going_on
+from experiments import going_on, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Config, Identity, Kind, Say
-from experiments.sweep_results import PROGRAM, ROWS, Candidates, Point, SweepFolder, SweepRow
+from experiments.sweep_results import PROGRAM, ROWS, Candidates, Run, SweepFolder, SweepRow
 from experiments.sweep_settings import Settings
+from experiments.sweep_store import Begun
 
 #: The settings that decide a run's row; and all from which it follows what decides them.
 DECIDE = ("epochs", "batch_size", "learning_rate", "precision", "runs_at_once")
@@ -19,11 +17,18 @@ WORDS = ("dataset", "data_dir", "train_size", "devices", *DECIDE)
 LISTS = ("variants", "layers", "dropout_rates", "learning_rates")
 
 
-class Run(NamedTuple):
-    """A run: what it is trained with, and its seed."""
+class Found(NamedTuple):
+    """The runs of a sweep that are in its folder.
 
-    point: Point
-    seed: int
+    Attributes:
+        rows: of those that are finished.
+        begun: those that are in training; None where there are none.
+        identity: what decides their numbers.
+    """
+
+    rows: dict[Run, SweepRow]
+    begun: Begun | None
+    identity: Identity
 
 
 def runs_of(candidates: Sequence[Candidates], seeds: range) -> list[Run]:
@@ -54,18 +59,26 @@ def identity_of(config: Config) -> Identity:
 SWEEP = Kind(PROGRAM, identity_of, WORDS, LISTS)
 
 
-def finished_rows(folder: SweepFolder, settings: Settings, say: Say) -> dict[Run, SweepRow]:
-    """Return the rows of the runs that are finished, having set aside a damaged sweep.csv."""
+def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: Say) -> Found:
+    """Return the runs that are in a folder, having set aside files that are damaged.
+
+    Args:
+        folder: of the sweep.
+        settings: of the sweep.
+        identity: that its runs have.
+        say: prints a line; it gets one for each file that is set aside.
+    """
     wanted = set(all_runs(settings))
 
     def read() -> dict[Run, SweepRow]:
-        rows = {Run(*key): row for key, row in folder.read_runs().items()}
+        rows = folder.read_runs()
         if not rows.keys() <= wanted:
             raise UserError(f"{folder.path / ROWS}: expected no runs but this sweep's")
         return rows
 
     going_on.set_aside_damaged(folder, {ROWS: read}, say)
-    return read() if folder.has(ROWS) else {}
+    rows = read() if folder.has(ROWS) else {}
+    return Found(rows, sweep_store.read(folder, identity, wanted, rows, say), identity)
 
 
 def with_candidates(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -86,7 +99,10 @@ def is_finished(folder: SweepFolder, settings: Settings, say: Say) -> bool:
     new, rates = settings.as_json(), settings.candidates[0].rates  # with the baseline
     name = "dropout_rates" if settings.learning_rates is None else "learning_rates"
     config = going_on.config_as_before(folder, SWEEP, new, asked=new | {name: list(rates)})
-    if config is None or len(finished_rows(folder, settings, say)) < len(all_runs(settings)):
+    if config is None:
+        return False
+    found = find_runs(folder, settings, identity_of(config), say)
+    if len(found.rows) < len(all_runs(settings)):
         return False
     say(f"Nothing is left to train in {folder.path}: it is drawn again")
     folder.write_config(with_candidates(config, settings))
@@ -95,8 +111,8 @@ def is_finished(folder: SweepFolder, settings: Settings, say: Say) -> bool:
 
 def go_on(
     folder: SweepFolder, settings: Settings, config: dict[str, Any], say: Say
-) -> tuple[dict[str, Any], dict[Run, SweepRow]]:
-    """Return what config.json is to say, and the rows of the runs that are finished.
+) -> tuple[dict[str, Any], Found]:
+    """Return what config.json is to say, and the runs that are in the folder.
 
     Args:
         folder: that may hold a sweep.
@@ -108,7 +124,7 @@ def go_on(
         UserError: if the folder's runs have other settings, or were computed with something else.
     """
     old, before = going_on.agreed(folder, SWEEP, config, folder.read_runs, ROWS, say)
-    rows = finished_rows(folder, settings, say)
-    left = len(rows) < len(all_runs(settings))
+    found = find_runs(folder, settings, before, say)
+    left = len(found.rows) < len(all_runs(settings))
     config = going_on.config_to_write(old, before, config, SWEEP, folder.path, left)
-    return with_candidates(config, settings), rows
+    return with_candidates(config, settings), found

@@ -2,6 +2,7 @@
 
     config.json  every setting, versions, device, data source with sizes and SHA-256
     sweep.csv    one row per run, as it stands after its last epoch: `SweepRow`
+    begun.npz    the runs in training, see `experiments.sweep_store`; gone when they are finished
     sweep.json   per model and layers: accuracy by rate, the rate chosen, its gain in test accuracy
     sweep.png    accuracy by rate
 
@@ -26,9 +27,10 @@ PROGRAM = "experiments.sweep"
 #: Which layers have the rate; None where it is a learning rate.
 LAYERS = (None, "drop6", "drop7", "both")
 ROWS = "sweep.csv"
+BEGUN = "begun.npz"
 SUMMARY = "sweep.json"
 FIGURE = "sweep.png"
-FILES = (CONFIG, ROWS, SUMMARY, FIGURE)
+FILES = (CONFIG, ROWS, BEGUN, SUMMARY, FIGURE)
 
 
 class Point(NamedTuple):
@@ -45,6 +47,13 @@ class Point(NamedTuple):
     drop6: float
     drop7: float
     learning_rate: float
+
+
+class Run(NamedTuple):
+    """A run: what it is trained with, and its seed."""
+
+    point: Point
+    seed: int
 
 
 class SweepRow(NamedTuple):
@@ -221,8 +230,8 @@ class SweepFolder(ResultsFolder):
         """
         return self._read_rows(ROWS, SweepRow)
 
-    def read_runs(self) -> dict[tuple[Point, int], SweepRow]:
-        """Read sweep.csv by what a run is trained with and its seed.
+    def read_runs(self) -> dict[Run, SweepRow]:
+        """Read sweep.csv by run.
 
         Raises:
             UserError: if it is missing, or a line is not that of a run of its own.
@@ -272,11 +281,11 @@ def _plan(config: dict, path: Path) -> tuple[list[Candidates], range]:
     return candidates, seeds
 
 
-def _runs(rows: Sequence[SweepRow], path: Path) -> dict[tuple[Point, int], SweepRow]:
-    """Return the rows by point and seed, or say which line cannot be right."""
+def _runs(rows: Sequence[SweepRow], path: Path) -> dict[Run, SweepRow]:
+    """Return the rows by run, or say which line cannot be right."""
     runs = {}
     for number, row in enumerate(rows, start=2):
-        key = Point(*row[:4]), row.seed
+        key = Run(Point(*row[:4]), row.seed)
         if key in runs:
             raise UserError(f"{path}: line {number} has a run that an earlier line has")
         accuracies = row.train_accuracy, row.validation_accuracy, row.test_accuracy
@@ -288,10 +297,9 @@ def _runs(rows: Sequence[SweepRow], path: Path) -> dict[tuple[Point, int], Sweep
     return runs
 
 
-def _curve(
-    candidates: Candidates, seeds: tuple[int, ...], runs: dict[tuple[Point, int], SweepRow]
-) -> RateCurve:
-    rows = [[runs[candidates.point(rate), seed] for seed in seeds] for rate in candidates.rates]
+def _curve(candidates: Candidates, seeds: tuple[int, ...], runs: dict[Run, SweepRow]) -> RateCurve:
+    points = map(candidates.point, candidates.rates)
+    rows = [[runs[Run(point, seed)] for seed in seeds] for point in points]
 
     def of_each(column: str) -> np.ndarray:
         return np.array([[getattr(row, column) for row in of_rate] for of_rate in rows])

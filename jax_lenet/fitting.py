@@ -153,14 +153,14 @@ def fit(
         _check_start(start, model, seeds, epochs, len(test.labels))
     placed = programs.place(train, test)
     seed_array, hyperparameters = split.place_runs(
-        _filled((jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.runs), programs.mesh
+        fill_places((jnp.asarray(seeds, jnp.uint32), hyperparameters), programs.runs), programs.mesh
     )
     if start is None:
         state = programs.init(seed_array)
         none = np.zeros((len(seeds), len(test.labels)), np.uint8)
         done = Fit(seeds, (), none, none, state)
     else:
-        state = split.place_runs(_filled(start.state, programs.runs), programs.mesh)
+        state = split.place_runs(fill_places(start.state, programs.runs), programs.mesh)
         done = start
     jax.block_until_ready(state)
     for _ in range(len(done.history), epochs):
@@ -169,7 +169,7 @@ def fit(
         )
         first = done.first_predictions if done.history else predictions
         history = (*done.history, result)
-        done = Fit(seeds, history, first, predictions, _without_places(state, len(seeds)))
+        done = Fit(seeds, history, first, predictions, without_places(state, len(seeds)))
         if save is not None:
             save(done)
         if on_epoch is not None:
@@ -212,7 +212,7 @@ def _train_and_test(
     return state, result, np.asarray(tested.predictions)[:runs]
 
 
-def _filled(tree: Tree, places: int) -> Tree:
+def fill_places(tree: Tree, places: int) -> Tree:
     """Return copies of arrays of R runs, on the device, with the last run in the places left."""
 
     def fill(x: ArrayLike) -> jax.Array:
@@ -223,7 +223,7 @@ def _filled(tree: Tree, places: int) -> Tree:
     return jax.tree.map(fill, tree)
 
 
-def _without_places(state: TrainState, runs: int) -> TrainState:
+def without_places(state: TrainState, runs: int) -> TrainState:
     """Return the first R runs' states."""
     if len(state.epoch) == runs:
         return state

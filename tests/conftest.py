@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # test_startup.py compares it with what users get.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
+import hypothesis
 import jax
 import pytest
 
@@ -17,6 +18,10 @@ import pytest
 # run that meets a float64 constant is a bug here.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# An example's time says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -314,7 +314,7 @@ def drawn_quickly(monkeypatch, decided):
 
 
 ANY = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from experiments import cli, environment, sweep, sweep_figure
+from experiments import cli, environment, sweep, sweep_figure, sweep_store
 from experiments.lock import one_writer
 from experiments.settings import StudySettings
-from experiments.sweep_results import SweepFolder
+from experiments.sweep_results import BEGUN, SweepFolder
 from experiments.sweep_settings import Settings
 
 SMALL = {
@@ -106,19 +106,81 @@ def stop_after(monkeypatch, epochs, number):
     monkeypatch.setattr(sweep.Display, "epoch", stopping)
 
 
+@pytest.fixture
+def epochs_trained(monkeypatch):
+    """A list that gets the runs of every epoch as it is kept."""
+    seen = []
+    write = sweep_store.write
+
+    def watched(folder, begun):
+        write(folder, begun)
+        seen.extend((run, len(begun.progress.losses)) for run in begun.runs)
+
+    monkeypatch.setattr(sweep_store, "write", watched)
+    return seen
+
+
 @pytest.mark.parametrize("epochs", range(1, 2 * GROUPS + 1))
-def test_a_sweep_stopped_after_an_epoch_goes_on_to_the_same_bits(
-    epochs, undisturbed, tmp_path, monkeypatch, trained, capsys
+def test_a_sweep_stopped_after_an_epoch_goes_on_after_it_to_the_same_bits(
+    epochs, undisturbed, tmp_path, monkeypatch, trained, epochs_trained, capsys
 ):
     with monkeypatch.context() as patch:
         stop_after(patch, epochs, signal.SIGTERM)
         assert run(tmp_path) == 143
     assert "to go on: python -m experiments.sweep" in capsys.readouterr().err
+    assert len(epochs_trained) == 2 * epochs
     assert len(trained) == 2 * (epochs // 2)  # a group's last epoch is its end
+    assert (tmp_path / BEGUN).exists() == (epochs % 2 == 1)
     if trained:
         assert len(SweepFolder(tmp_path).read_runs()) == len(trained)
     assert run(tmp_path) == 0
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
     assert len(trained) == len(set(trained)) == RUNS
+    assert not (tmp_path / BEGUN).exists()
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_runs_in_training_are_finished_first_whatever_was_added(
+    undisturbed, tmp_path, monkeypatch, epochs_trained
+):
+    # Of one seed: the group that was in training is not one that three seeds would make.
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        assert run(tmp_path, {"--seeds": [1], "--first-seed": [2]}) == 143
+    (first, _), (second, _) = epochs_trained
+    assert run(tmp_path) == 0
+    assert epochs_trained[2:4] == [(first, 2), (second, 2)]
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_a_kill_between_the_table_and_the_runs_in_training_trains_nothing_again(
+    undisturbed, tmp_path, monkeypatch, epochs_trained
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_store, "remove", lambda folder: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(tmp_path) == 143
+    assert (tmp_path / BEGUN).exists()
+    assert len(SweepFolder(tmp_path).read_runs()) == 2
+    assert run(tmp_path) == 0
+    assert not (tmp_path / BEGUN).exists()
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_runs_in_training_that_cannot_be_used_are_named_set_aside_and_trained_again(
+    undisturbed, tmp_path, monkeypatch, epochs_trained, capsys
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        assert run(tmp_path) == 143
+    torn = (tmp_path / BEGUN).read_bytes()[:-1]
+    (tmp_path / BEGUN).write_bytes(torn)
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert f"{BEGUN} cannot be used (it is cut short or changed, or another program's): it" in said
+    assert (tmp_path / f"{BEGUN}.damaged-1").read_bytes() == torn
+    assert len(epochs_trained) == 2 * RUNS + 2
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
