@@ -78,6 +78,7 @@ def summarize(
     ]
     changes += [(f"{n} ({p['name']})", p["verdict"], other["verdict"]) for n, p, other in pairs]
     changed = {name: (old, new) for name, old, new in changes if old != new}
+    swept = any(part["role"] == "further" for _, part, _ in pairs)
     moves = [abs(other["estimate"] - part["estimate"]) for _, part, other in recomputed]
     return {
         "found": int(wrong.sum()),
@@ -85,7 +86,8 @@ def summarize(
         "changed": list(changed),
         "recomputed": len(recomputed),
         "largest_move": max(moves, default=None),
-        "text": _text(int(wrong.sum()), len(wrong), changed, moves),
+        "text": _text(int(wrong.sum()), len(wrong), changed, moves)
+        + (" What comes from a sweep still holds them." if swept else ""),
     }
 
 
@@ -100,8 +102,8 @@ def _text(
     again = (
         f"{len(moves)} comparison{'' if one else 's'} {'rests' if one else 'rest'} on the test"
         f" images and {'was' if one else 'were'} made again without them: {'its' if one else 'no'}"
-        f" estimate moves by {'' if one else 'no more than '}{max(moves):.3f} points."
+        f" estimate moves by {'' if one else 'more than '}{max(moves):.3f} points."
     )
     told = [f"{name}: {new} instead of {old}" for name, (old, new) in changed.items()]
     answer = f"Conclusion {'; '.join(told)}." if told else "All verdicts stay as they are."
-    return f"{held} {again} {answer} What comes from a sweep still holds them."
+    return f"{held} {again} {answer}"

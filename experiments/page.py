@@ -47,7 +47,8 @@ LOOKS = {
 # What each of `jax_lenet.decisions.Rules` is, in plain words.
 RULES = {
     "level": "confidence of every interval",
-    "alpha": "how often, at most, tests of effects that do not exist give a false verdict",
+    "alpha": "how often, at most, tests of effects that do not exist give a false “supported” or"
+    " “contradicted”",
     "accuracy_margin": "margin of accuracy, as a fraction: a smaller difference has no practical"
     " meaning",
     "time_margin": "margin of time, as a fraction",

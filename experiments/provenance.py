@@ -14,9 +14,15 @@ NOT_REPEATED = ("out", "overwrite", "compilation_cache", "sweep")
 def command(config: Mapping[str, Any], out: str = "again") -> list[str]:
     """Return the command that repeats a study, a flag with its values an item, quoted for a shell.
 
-    Where the data were asked for but not at hand, it names the data that took their place.
+    Where the data were asked for but not at hand, it names the data that took their place; where a
+    setting was left to the program and decides the numbers, what the program made of it.
     """
     settings = dict(config["settings"])
+    device = config.get("device")
+    device = device if isinstance(device, Mapping) else {}
+    made = {name: config.get(name) for name in ("seeds_at_once", "runs_at_once")}
+    made["devices"] = device.get("count") if device.get("platform") == "cpu" else None
+    settings |= {name: made[name] for name in made if settings.get(name, "") is None}
     if settings.get("dataset") != config["data"]["name"]:
         settings |= {"dataset": config["data"]["name"], "data_dir": None}
     return [

@@ -165,7 +165,9 @@ def time_data(evidence: Evidence, pair: Pair, rules: Rules) -> Data:
         ratios = log_time_ratios(evidence, pair)
     except LackingError as lacking:
         return Data(None, str(lacking))
-    return Data(compare(ratios, rules, unit="repeats"), note="of the ratio's logarithm")
+    return Data(
+        compare(ratios, rules, unit="repeats"), note="of the ratio's logarithm; all in one process"
+    )
 
 
 def sweep_data(differences: np.ndarray, rules: Rules, *, chosen: bool) -> Data:

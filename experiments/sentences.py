@@ -1,36 +1,38 @@
 """A conclusion's answer in one sentence, made from its entry in summary.json and nothing else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ORDER = ("contradicted", "supported", "no practical difference", "undecided")
 
 
 def sentence(entry: dict) -> str:
-    """Return the answer: the verdict, then what was found, clause by clause.
+    """Return the answer: the verdict, then what was found, clause by clause, and what was left out.
 
     Where the parts of a conclusion have different verdicts, the head counts them, and each part
-    that is not supported says so.
+    that is not supported says so. What is asked beside the claim always says its verdict.
 
     Args:
-        entry: one of summary.json's verdicts: ``verdict``, ``subject`` and ``parts`` are read, of
-            these the ones whose ``role`` is "claimed" or "beside".
+        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``unasked`` and ``parts``
+            are read, of the parts those whose ``role`` is "claimed" or "beside".
 
     >>> part = {"verdict": "supported", "unit": "points", "estimate": 0.96, "low": 0.85, "n": 10}
     >>> part |= {"high": 1.07, "clause": "at the end by {}", "condition": "with it"}
     >>> part |= {"level": 0.95, "n_of": "seeds", "left_out": "", "role": "claimed"}
-    >>> sentence({"verdict": "supported", "subject": "accuracy changes", "parts": [part]})[:58]
+    >>> entry = {"verdict": "supported", "subject": "accuracy changes", "unasked": ""}
+    >>> sentence(entry | {"parts": [part]})[:58]
     'Supported: accuracy changes at the end by +0.96 points [+0'
     """
     claimed = [part for part in entry["parts"] if part["role"] == "claimed"]
     beside = [part for part in entry["parts"] if part["role"] == "beside"]
     counted = tally(entry)
     head = entry["verdict"].capitalize() + (f" as a whole ({counted})" if counted else "")
-    told = f"{head}: {entry['subject']} {_clauses(claimed, labelled=bool(counted))}"
+    told = f"{head}: {entry['subject']} {_clauses(claimed, _label if counted else _no_label)}"
     told += "" if counted or entry["verdict"] != "undecided" else _doubts(claimed)
     if beside:
-        told += f"; not claimed, so not counted: {_clauses(beside, labelled=False)}"
-    return f"{told}{_basis([*claimed, *beside])}."
+        told += f"; not claimed, so not counted: {_clauses(beside, _full_label)}"
+    unasked = f" {entry['unasked']}" if entry["unasked"] else ""
+    return f"{told}{_basis([*claimed, *beside])}.{unasked}"
 
 
 def tally(entry: dict) -> str:
@@ -49,32 +51,37 @@ def tally(entry: dict) -> str:
     return ", ".join(told + [f"{number} {answer}" for answer, number in others])
 
 
-def _clauses(parts: Sequence[dict], labelled: bool) -> str:
+def _clauses(parts: Sequence[dict], label: Callable[[dict], str]) -> str:
     """Return what was found, parts with the same clause together."""
     alike: dict[str, list[dict]] = {}
     for part in parts:
         alike.setdefault(part["clause"], []).append(part)
-    return "; ".join(clause.format(_amounts(group, labelled)) for clause, group in alike.items())
+    return "; ".join(clause.format(_amounts(group, label)) for clause, group in alike.items())
 
 
-def _amounts(parts: Sequence[dict], labelled: bool) -> str:
+def _amounts(parts: Sequence[dict], label: Callable[[dict], str]) -> str:
     told = [part for part in parts if part["estimate"] is not None]
-    amounts = [
-        f"{difference(part)} {part['condition']}".rstrip() + (_label(part) if labelled else "")
-        for part in told
-    ]
+    amounts = [f"{difference(part)} {part['condition']}".rstrip() + label(part) for part in told]
     untold = [part["condition"] for part in parts if part["estimate"] is None]
     if untold:
         amounts.append(f"an unknown amount {joined(untold)}".rstrip())
     return joined(amounts)
 
 
+def _no_label(part: dict) -> str:
+    """Return nothing, where the head gives all parts' verdict."""
+    return ""
+
+
 def _label(part: dict) -> str:
     """Return a part's verdict where it is not supported, and what would decide it."""
-    if part["verdict"] == "supported":
-        return ""
+    return "" if part["verdict"] == "supported" else _full_label(part)
+
+
+def _full_label(part: dict) -> str:
+    """Return a part's verdict, and what would decide it."""
     needed = part["seeds_needed"]
-    what = f"; about {needed:,} new {part['n_of']} would decide it" if needed else ""
+    what = f"; a new run of about {needed:,} {part['n_of']} would decide it" if needed else ""
     return f" ({part['verdict']}{what})"
 
 
@@ -84,7 +91,7 @@ def _doubts(parts: Sequence[dict]) -> str:
     needed = [part["seeds_needed"] for part in parts]
     doubts = f", since {reasons.pop()}" if len(reasons) == 1 else ""
     if None not in needed:
-        doubts += f"; about {max(needed):,} new {parts[0]['n_of']} would decide it"
+        doubts += f"; a new run of about {max(needed):,} {parts[0]['n_of']} would decide it"
     return doubts
 
 
@@ -109,7 +116,7 @@ def difference(part: dict) -> str:
     """Return a part's estimate, if it has one, with its interval, in points or percent.
 
     Where rounding would move an end of the interval onto zero, or onto the margin, all three
-    numbers get another digit: the verdict rests on which side they are.
+    numbers get more digits: the verdict rests on which side they are.
 
     >>> difference({"unit": "ratio", "estimate": 1.173, "low": 1.161, "high": 1.185})
     '+17.3% [+16.1, +18.5]'
@@ -124,7 +131,9 @@ def difference(part: dict) -> str:
         values, digits = [None if v is None else 100 * (v - 1) for v in values], 1
     margin = part.get("margin", 0.0) * (100 if ratio else 1)
     ends = [value for value in values[1:] if value is not None]
-    digits += any(_hides(end, mark, digits) for end in ends for mark in (-margin, 0.0, margin))
+    marks = (-margin, 0.0, margin)
+    while digits < 9 and any(_hides(end, mark, digits) for end in ends for mark in marks):
+        digits += 1
     estimate, *others = ("" if v is None else _signed(v, digits) for v in values)
     words = estimate + ("%" if ratio else " points")
     return words if part["low"] is None else f"{words} [{', '.join(others)}]"

@@ -42,7 +42,9 @@ class Rules:
 
     Attributes:
         level: of confidence of every interval.
-        alpha: how often, at most, a family of claims without any effect yields a false verdict.
+        alpha: how often, at most, a family of claims without any effect yields one that it is
+            supported or contradicted. That a difference lies within the margin, or not beyond
+            it, is decided claim by claim, each false in (1 - level) / 2.
         accuracy_margin: a smaller difference of accuracy, as a fraction, has no practical meaning.
         time_margin: the same of a ratio of times: 0.02 is 2% more.
         least_seeds: fewer decide nothing; from here on the intervals were seen to cover.

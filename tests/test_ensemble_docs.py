@@ -145,8 +145,8 @@ def test_the_hosts_part_follows_from_what_was_measured():
     assert EPOCHS / 256 * table_seconds / 2 == pytest.approx(70, rel=0.1)
 
 
-def test_a_day_on_two_cores_is_that_of_the_kept_study():
+def test_a_day_and_four_hours_on_two_cores_are_those_of_the_kept_study():
     summary = json.loads((DOCS / "results" / "summary.json").read_text(encoding="utf-8"))
     seconds = [summary["variants"][name]["total_seconds"]["estimate"] for name in MODELS]
     assert row("a seed of all four models")[0] == pytest.approx(sum(seconds), rel=0.1)
-    assert 1000 * sum(seconds) / 3600 == pytest.approx(24, rel=0.15)
+    assert 1000 * sum(seconds) / 3600 == pytest.approx(28, rel=0.1)

@@ -158,6 +158,17 @@ def test_the_command_repeats_the_studys_settings(study):
     assert again.out != Path(config["settings"]["out"])
 
 
+def test_the_command_names_what_the_program_made_of_settings_that_decide_the_numbers(study):
+    config = study[1] | {"seeds_at_once": 4, "device": {"platform": "cpu", "count": 3}}
+    config["settings"] = config["settings"] | {"seeds_at_once": None, "devices": None}
+    assert {"--seeds-at-once 4", "--devices 3"} <= set(provenance.command(config))
+    config["settings"] |= {"seeds_at_once": 2, "devices": 1}
+    assert {"--seeds-at-once 2", "--devices 1"} <= set(provenance.command(config))
+    config |= {"device": {"platform": "gpu", "count": 8}}
+    config["settings"] |= {"devices": None}
+    assert not any("--devices" in word for word in provenance.command(config))
+
+
 def test_the_command_names_the_data_that_took_the_place_of_those_asked_for(study):
     config = study[1] | {"data": study[1]["data"] | {"name": "mnist_sample"}}
     config["settings"] = config["settings"] | {"data_dir": "a b"}
@@ -184,7 +195,7 @@ def test_without_predictions_timing_figures_and_verdicts_the_page_says_what_is_m
     assert "This folder holds no verdicts" in text
     assert "no test_set.npz or no predictions.npz" in text
     assert "figure1.png is not in the folder" in text
-    assert "Evidence" not in text
+    assert "The evidence, conclusion by conclusion" not in text
 
 
 def test_one_seed_has_no_interval_and_no_band(tmp_path):

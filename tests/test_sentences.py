@@ -28,7 +28,12 @@ def part(verdict="supported", **changes):
 
 
 def entry(verdict, *parts):
-    return {"verdict": verdict, "subject": "it changes accuracy", "parts": list(parts)}
+    return {
+        "verdict": verdict,
+        "subject": "it changes accuracy",
+        "unasked": "",
+        "parts": list(parts),
+    }
 
 
 FIRST = {"clause": "at the first epoch by {}"}
@@ -50,7 +55,7 @@ def test_parts_with_different_verdicts_are_counted_and_labelled():
         " -0.50 points [-0.60, -0.40] with dropout (contradicted);"
         " at the first epoch by +0.02 points [-0.05, +0.08] without dropout"
         " (no practical difference) and +0.30 points [-0.20, +0.80] with both"
-        " (undecided; about 40 new seeds would decide it) (95% intervals, 10 seeds)."
+        " (undecided; a new run of about 40 seeds would decide it) (95% intervals, 10 seeds)."
     )
 
 
@@ -89,8 +94,19 @@ def test_what_is_asked_beside_the_claim_is_told_and_does_not_count():
     assert sentence(told) == (
         "Supported: it changes accuracy at the last epoch by +0.96 points [+0.85, +1.07] without"
         " dropout; not claimed, so not counted: at the last epoch by -0.40 points [-0.50, -0.30]"
-        " without dropout (95% intervals, 10 seeds)."
+        " without dropout (contradicted) (95% intervals, 10 seeds)."
     )
+
+
+@pytest.mark.parametrize("answer", ORDER)
+def test_what_is_asked_beside_the_claim_has_its_verdict_whatever_it_is(answer):
+    told = sentence(entry("supported", part(), part(answer, role="beside", seeds_needed=None)))
+    assert f"at the last epoch by +0.96 points [+0.85, +1.07] without dropout ({answer})" in told
+
+
+def test_what_a_claim_leaves_open_is_said_last():
+    told = sentence(entry("supported", part()) | {"unasked": "Nobody asked why."})
+    assert told.endswith("(95% intervals, 10 seeds). Nobody asked why.")
 
 
 def test_further_evidence_has_no_place_in_it():
@@ -125,8 +141,8 @@ def test_where_all_is_undecided_for_one_reason_it_is_told_once_with_what_would_d
     parts = (part("undecided", seeds_needed=n, low=-0.1, condition=f"at {n}") for n in (17, 1234))
     assert sentence(entry("undecided", *parts)) == (
         "Undecided: it changes accuracy at the last epoch by +0.96 points [-0.10, +1.07] at 17 and"
-        " +0.96 points [-0.10, +1.07] at 1234, since the interval holds zero; about 1,234 new seeds"
-        " would decide it (95% intervals, 10 seeds)."
+        " +0.96 points [-0.10, +1.07] at 1234, since the interval holds zero; a new run of about"
+        " 1,234 seeds would decide it (95% intervals, 10 seeds)."
     )
 
 
@@ -134,7 +150,7 @@ def test_where_all_is_undecided_for_one_reason_it_is_told_once_with_what_would_d
     ("changes", "words"),
     [
         ({"low": 0.004}, "+0.960 points [+0.004, +1.070]"),
-        ({"low": -0.0996, "high": 0.02, "margin": 0.1}, "+0.960 points [-0.100, +0.020]"),
+        ({"low": -0.0996, "high": 0.02, "margin": 0.1}, "+0.9600 points [-0.0996, +0.0200]"),
         ({"low": -0.0951, "high": 0.02, "margin": 0.1}, "+0.960 points [-0.095, +0.020]"),
         ({"low": 0.0, "high": 0.1, "margin": 0.1}, "+0.96 points [0.00, +0.10]"),
         ({"unit": "ratio", "estimate": 1.1, "low": 1.0203, "high": 1.2, "margin": 0.02}, "+10.00%"),

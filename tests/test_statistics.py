@@ -124,16 +124,28 @@ def test_exact_sign_flips_are_scipys(alternative):
     assert result.method == "sign flips, exact"
 
 
-@pytest.mark.parametrize("n", [1, 6, 8, 20])
+@pytest.mark.parametrize("n", [1, 6, 8, 20, 32])
 def test_the_smallest_p_is_two_in_all_patterns(n):
     assert sign_flip_test(np.arange(1.0, n + 1)).p == 2 / 2**n
 
 
+def signed_ranks(n):
+    """Ranks with signs: their sign flips are Wilcoxon's test, which scipy computes exactly."""
+    return np.random.default_rng(2).choice([-1, 1, 1], n) * np.arange(1.0, n + 1)
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+@pytest.mark.parametrize("n", [2, 13, 24, 31, 32])
+def test_exact_sign_flips_of_signed_ranks_are_wilcoxons(alternative, n):
+    exact = stats.wilcoxon(signed_ranks(n), alternative=alternative, method="exact").pvalue
+    result = sign_flip_test(signed_ranks(n), alternative)
+    assert result.p == pytest.approx(exact, rel=1e-9)
+    assert result.method == "sign flips, exact"
+
+
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
 def test_drawn_sign_flips_agree_with_an_exact_test(alternative):
-    # On signed ranks they are Wilcoxon's test, whose exact distribution scipy computes.
-    signs = np.random.default_rng(2).choice([-1, 1, 1], 30)
-    ranks = signs * np.arange(1.0, 31)
+    ranks = signed_ranks(36)
     exact = stats.wilcoxon(ranks, alternative=alternative, method="exact").pvalue
     result = sign_flip_test(ranks, alternative)
     # Four standard errors of a share of 9,999 draws.

@@ -73,8 +73,7 @@ def test_what_seeds_and_images_leave_open_is_undecided_with_the_seeds_that_it_wo
 
 
 def test_studies_without_any_effect_seldom_end_with_a_false_verdict():
-    # With margins that nothing can lie within. First epochs scatter by 4 points, as LeNet's do, and
-    # are tested over the seeds alone, though which images are right matters there as well.
+    # With margins that nothing can lie within. First epochs scatter by 4 points, as LeNet's do.
     tight = replace(QUICK, accuracy_margin=1e-9, time_margin=1e-9, resamples=199, most_seeds=8)
     # After the last epoch the images matter more than the seeds: blind to them, 14% were false.
     truth = Truth(seeds=10, images=1_000, repeats=10, own=1.0, start_scatter=0.045, scatter=0.0005)
@@ -133,7 +132,9 @@ def test_what_is_asked_beside_a_claim_does_not_make_its_verdict(tmp_path):
     (part,) = (p for p in entry["parts"] if p["name"] == "last epoch, without batch norm")
     assert part["verdict"] == "contradicted"
     assert entry["verdict"] == "supported"
-    assert "not claimed, so not counted: at the last epoch by -" in entry["sentence"]
+    beside = "; not claimed, so not counted: that it has caught up by the last epoch, where test"
+    assert f"{beside} accuracy differs by -" in entry["sentence"]
+    assert "without batch norm (contradicted)" in entry["sentence"].partition(beside)[2]
 
 
 def test_each_functions_docstring_begins_with_its_claim(claimed):
