@@ -33,6 +33,7 @@ from experiments.hosts import Follower, Terms, following
 from experiments.launch import Place
 from experiments.leader import Leader, Share, Task, leading
 from experiments.lock import one_writer
+from experiments.process_memory import peak_rss_bytes
 from experiments.progress import Display, say, say_results, say_source
 from experiments.results import CONFIG, REPORT, RUNS, LabelledImages, ResultsFolder
 from experiments.run_store import RunFile
@@ -137,8 +138,9 @@ def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Con
             identity = identity_of(config)
             study = Study(settings, identity, data, together, display.now)
             train(study, Book(settings, identity, folder, left.records, display), left, leader)
-        # Now with what it served.
-        folder.write_config(config | {"compilation_cache": cache.facts()})
+        # Now with what it served, and what all took.
+        used = {"compilation_cache": cache.facts(), "peak_rss_bytes": peak_rss_bytes()}
+        folder.write_config(config | used)
 
 
 def train(study: Study, book: Book, left: Left, leader: Leader) -> None:

@@ -139,9 +139,14 @@ class Entrant(Racer):
             f"   ({self.epochs} epoch{'s' if self.epochs > 1 else ''})"
         )
 
-    def count_flops(self) -> None:
-        """Ask for the operations of an epoch."""
-        self.flops = self.worker.ask("flops", key="")["flops"]
+    def count_flops(self, say: Callable[[str], None]) -> None:
+        """Ask for the operations of an epoch; without them its times count all the same."""
+        if self.reason is not None:
+            return
+        try:
+            self.flops = self.worker.ask("flops", key="")["flops"]
+        except NotMeasuredError as error:
+            say(f"{self.job.contender}: operations not counted: {error}")
 
     def close(self) -> None:
         """End the process."""
@@ -172,7 +177,7 @@ def race(
             processes.enter_context(closing(entrant))
         take_turns(entrants, rounds, say)
         for entrant in entrants:
-            entrant.attempt(entrant.count_flops, say)
+            entrant.count_flops(say)
     return entrants
 
 

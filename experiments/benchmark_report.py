@@ -25,7 +25,8 @@ METHODS = {
     "ratio_to_flax": "the same of textbook Flax's seconds",
     "prepare_seconds": "once for all runs on the same data, in no epoch's time: from pixels to what"
     " an epoch reads. For jax_lenet normalizing, cutting into blocks and, with batch norm, each"
-    " image's moments, the compilation of that included; for the others normalizing and placing",
+    " image's moments, the compilation of that included, and placing; for the others normalizing"
+    " and placing",
     "compile_seconds": "of all programs ahead of time, without a compilation cache",
     "first_result_seconds": "from the start of a process to its first finished epoch and test on"
     " the embedded sample. jax_lenet: python -m experiments.ablate in an empty home folder, until"
@@ -34,7 +35,8 @@ METHODS = {
     "peak_rss_bytes": "the most that the contender's process had in memory; PyTorch's processes"
     " import neither JAX nor this library",
     "flop_rate": "operations of the traced matrix products and convolutions of an epoch, taps over"
-    " padding included, / its seconds; null for PyTorch, whose operations are not counted",
+    " padding and zeros in the blocks of jax_lenet's kernels included, / its seconds; null for"
+    " PyTorch, whose operations are not counted",
     "matmul_rate": "the best of float32 products of square matrices in JAX, on the same threads",
     "profiles": "fractions of a traced training epoch's time on a device, means over the devices;"
     " product: a matrix product ran; other: something else that computes or copies; collective:"

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from experiments.contenders import Contender, NotMeasuredError, Task, build, read_data
+from experiments.process_memory import peak_rss_bytes
 
 #: What environment variables that change a contender's speed or memory begin with.
 VARIABLES = (
@@ -147,23 +148,6 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _finite(value: float) -> float | None:
     """Return the value, None where it is NaN or infinite: JSON has neither."""
     return value if math.isfinite(value) else None
-
-
-def peak_rss_bytes() -> int:
-    """Return the most memory that this process has had in use at a time, all that it shares too.
-
-    From ``VmHWM`` where there is one: what `resource.getrusage` calls the maximum is, in a new
-    process on Linux, at least that of the process which started it.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -189,7 +189,7 @@ def _not_a_choice(found: re.Match[str]) -> str:
     return f"{argument}: expected one of {', '.join(choices)}, not {value}{nearest(value, choices)}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """Return a hint at the known name that an unknown one is most like, if it is like one.
 
     >>> nearest("LeNet_BN_Droput", ["LeNet", "LeNet_BN_Dropout"])
@@ -197,9 +197,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("drop9000", ["both"])
     ''
     """
-    folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.3)
-    return f"; did you mean {folded[near[0]]}?" if near else ""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def one_line(text: str) -> str:

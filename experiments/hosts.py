@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn
 
-from experiments import wire
+from experiments import signals, wire
 from experiments.cli import EndedError, UserError, one_line
 from experiments.launch import Place
 from experiments.run_store import Group
@@ -129,6 +129,8 @@ class Follower:
 
     def _end(self, reason: str, code: int) -> NoReturn:
         with self._ending:
+            if (stopped := signals.asked()) is not None:  # as Ctrl-C asks all
+                reason, code = str(stopped), stopped.exit_code
             end_process(self._name, reason, code)
 
 

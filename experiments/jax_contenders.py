@@ -52,7 +52,8 @@ class JaxLenet:
         self.runs = runs
         self.devices = devices_for(runs, len(train.labels), len(test.labels), task.batch_size)
         self.train_loss = self._accuracy = float("nan")
-        train, test = split.spread(train, test, self.devices)
+        (train, test), seconds = timed(split.spread, train, test, self.devices)
+        self.prepare_seconds += seconds
         self._programs = compile_programs(
             model,
             train,
@@ -64,7 +65,8 @@ class JaxLenet:
         )
         startup.return_memory()  # as the programs do
         self.compile_seconds: float | None = self._programs.compile_seconds
-        self._train, _, self._test = self._programs.place(train, test)
+        (self._train, _, self._test), seconds = timed(self._programs.place, train, test)
+        self.prepare_seconds += seconds
         places = self._programs.runs  # as `fit` does, with the last run in those that are left
         seeds = task.first_seed + np.minimum(np.arange(places), runs - 1)
         seeds = jnp.asarray(seeds, jnp.uint32)

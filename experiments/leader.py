@@ -212,6 +212,8 @@ class Leader(Generic[Given]):
 
     def _end_if_late(self, error: Exception) -> None:
         time.sleep(GRACE)
+        if signals.asked() is not None:  # as Ctrl-C asks all: this one ends after its epoch
+            return
         with self._state:
             if not (self._reported or self._done):
                 hosts.end_process(self._name, str(error), 2 if isinstance(error, UserError) else 1)
@@ -252,6 +254,8 @@ class Leader(Generic[Given]):
             self._fail(LostError(f"process {process} was lost"))
         except (UserError, EndedError) as error:
             self._fail(error)
+        except OSError as error:  # this process's own files
+            self._fail(LostError(f"cannot read {error.filename}: {error.strerror}"))
         except Exception as error:  # whatever leads to it, the study must not hang
             self._fail(LostError(f"process {process} sent what cannot be used: {error!r}"))
         with self._state:

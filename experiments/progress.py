@@ -148,7 +148,7 @@ class Display(Screen):
         self._epochs = epochs
         self._latest: dict[str, Row | None] = dict.fromkeys(variants)
         self._finished: dict[str, list[float]] = {variant: [] for variant in variants}
-        self._seconds_per_epoch: dict[str, float] = {}
+        self._spent: dict[str, tuple[float, int]] = {}  # seconds, and the epochs they gave
         self._remaining = dict.fromkeys(variants, runs * epochs)
         super().__init__(console, COLUMNS, bar, total=len(variants) * runs * epochs)
         for row in done:
@@ -169,7 +169,8 @@ class Display(Screen):
         """Show one finished epoch of a group of runs of one variant."""
         elapsed = perf_counter() - self._clock
         self._clock = perf_counter()
-        self._seconds_per_epoch[rows[0].variant] = elapsed / len(rows)
+        seconds, epochs = self._spent.get(rows[0].variant, (0.0, 0))
+        self._spent[rows[0].variant] = seconds + elapsed, epochs + len(rows)
         self._count(rows)
         left = f"{_duration(self.seconds_left())} left"
         self._bar.update(self._task, advance=len(rows), left=left)
@@ -185,8 +186,12 @@ class Display(Screen):
             self._finished[variant] += [row.test_accuracy for row in rows]
 
     def seconds_left(self) -> float:
-        """Estimate the time left; one that has not run counts as the mean."""
-        known = self._seconds_per_epoch
+        """Estimate the time left by each variant's mean; one that has not run counts as theirs.
+
+        By the mean, since where several processes train an epoch's time is what passed since the
+        last one of whatever variant: all of them together make the clock's.
+        """
+        known = {variant: seconds / epochs for variant, (seconds, epochs) in self._spent.items()}
         if not known:
             return 0.0
         typical = sum(known.values()) / len(known)

@@ -156,9 +156,13 @@ class ResultsFolder:
                 folder.clear()
         except StorageError as error:
             raise UserError(f"--out: cannot write to {error.path}: {error.reason}") from None
-        if not folder.has(CONFIG) and not any(path.glob(f"{RUNS}/*.seeds-*.npz")):
+        if not folder.has(CONFIG) and not folder.knows_itself():
             cls.check(path, overwrite=False)
         return folder
+
+    def knows_itself(self) -> bool:
+        """Tell whether a file other than config.json says whose results these are."""
+        return any(self.path.glob(f"{RUNS}/*.seeds-*.npz"))
 
     @classmethod
     def create(cls, path: Path, overwrite: bool) -> Self:
@@ -348,22 +352,12 @@ class ResultsFolder:
 
     def _read(self, name: str) -> str:
         try:
-            return self._read_bytes(name).decode("utf-8")
+            return read_bytes(self.path / name).decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"cannot read {self.path / name}: not text") from None
 
-    def _read_bytes(self, name: str) -> bytes:
-        path = self.path / name
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size > npz.LARGEST:
-                raise UserError(f"cannot read {path}: not a file of at most {npz.LARGEST:,} bytes")
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-
     def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        content = self._read_bytes(name)
+        content = read_bytes(self.path / name)
         try:
             return npz.decode(content)
         except ValueError as error:
@@ -388,6 +382,21 @@ class ResultsFolder:
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
         return rows
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        UserError: if it can't be read, is no plain file, or too large to be a study's.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > npz.LARGEST:
+            raise UserError(f"cannot read {path}: not a file of at most {npz.LARGEST:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -22,12 +22,14 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from experiments import durable, npz
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
-from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row
+from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row, read_bytes
 from jax_lenet.fitting import EpochResult, Fit, state_shapes
 from jax_lenet.models import CLASSES, VARIANTS
 from jax_lenet.training import TrainState
 
 FORMAT = 2
+#: Bytes that a run's state takes on disk; rounded up.
+RUN_BYTES = 270_000
 #: Of the history, one number an epoch and run; and one an epoch, of all runs together.
 BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_accuracy": "f8"}
 BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
@@ -263,10 +265,7 @@ def read(path: Path) -> RunFile:
         DamagedError: if it is not what `write` wrote under this name.
         UserError: if another version of this program wrote it, or it can't be read at all.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    content = read_bytes(path)
     try:
         run = decode(content)
     except UserError as error:

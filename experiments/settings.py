@@ -125,7 +125,7 @@ def check_variants(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in VARIANTS:
             expected = f"expected names of {', '.join(VARIANTS)}"
-            raise UserError(f"--variants: {expected}, not {name}{nearest(name, VARIANTS)}")
+            raise UserError(f"--variants: {expected}, not {name}{nearest(name, list(VARIANTS))}")
     _expect(len(set(names)) == len(names), "variants", "each name once", " ".join(names))
 
 

@@ -108,6 +108,11 @@ def deferred() -> Iterator[None]:
         _state.deferrals -= 1
 
 
+def asked() -> Stopped | None:
+    """Return what has asked for an end, if anything has."""
+    return _state.asked
+
+
 def check() -> None:
     """Raise `Stopped` if a signal has asked for an end."""
     if _state.asked is not None:

@@ -115,6 +115,8 @@ def use_compilation_cache(choice: str) -> CompilationCache:
         return _no_cache("the user has no home folder")
     folder = home / "compiled" if choice == AUTO and home is not None else Path(choice).resolve()
     reason = _unusable(folder)
+    if choice == AUTO and not reason:
+        folder.chmod(0o700)  # also where it was there before, and others could read it
     if reason and choice == AUTO:
         return _no_cache(f"{folder} {reason}")
     if reason:

@@ -17,8 +17,8 @@ from jax_lenet import VARIANTS, Dataset, Fit, Programs, examples, fit, prepare_e
 from jax_lenet.ensemble import compile_programs, devices_for, time_epoch
 from jax_lenet.models import LeNet5
 
-#: Bytes that a run's state takes on disk, and all that is drawn from a study; rounded up.
-RUN_BYTES, DRAWN_BYTES = 270_000, 5_000_000
+#: Bytes that all that is drawn from a study takes on disk; rounded up.
+DRAWN_BYTES = 5_000_000
 
 
 def plan(
@@ -118,7 +118,9 @@ class Study:
             keep: called with what each epoch gives. Only then is a signal heeded.
         """
         alone = group.seeds[0] == self.settings.first_seed
-        programs = self.programs(group.variant, 1 if alone else self.together.runs)
+        # A group may have begun where there was room for more.
+        width = 1 if alone else max(self.together.runs, len(group.seeds))
+        programs = self.programs(group.variant, width)
         self.now(group.words)
 
         def save(done: Fit) -> None:
@@ -250,4 +252,4 @@ class Book:
 def check_room(folder: ResultsFolder, runs: int, width: int) -> None:
     """Raise UserError if the disk has no room for so many runs and what is drawn from them."""
     # A file that is replaced takes its room twice for a moment.
-    durable.room_for(folder.path, (runs + width) * RUN_BYTES + DRAWN_BYTES)
+    durable.room_for(folder.path, (runs + width) * run_store.RUN_BYTES + DRAWN_BYTES)

@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cli, environment, signals, startup, sweep_store
+from experiments import cli, durable, environment, signals, startup, sweep_store
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
+from experiments.run_store import RUN_BYTES
 from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_of
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
@@ -49,6 +50,9 @@ from jax_lenet import VARIANTS, Dataset, Examples, Hyperparameters, Programs, sp
 from jax_lenet.ensemble import Placed, compile_programs, devices_for
 from jax_lenet.fitting import fill_places, without_places
 from jax_lenet.training import examples, prepare_examples
+
+#: Bytes that sweep.csv and what is drawn from it take on disk; rounded up.
+DRAWN_BYTES = 2_000_000
 
 
 def groups_of(runs: Sequence[Run], width: int) -> Iterator[Sequence[Run]]:
@@ -87,9 +91,9 @@ class Data:
         return cls(train, held_out, labels, len(data.validation_labels), together)
 
 
-def compile_for(settings: Settings, variant: str, data: Data) -> Programs:
-    """Compile what trains every run of one model, whatever its rates and seed."""
-    runs, sizes = data.together.runs, (len(data.train.labels), len(data.labels))
+def compile_for(settings: Settings, variant: str, data: Data, runs: int) -> Programs:
+    """Compile what trains so many runs of one model, whatever their rates and seeds."""
+    sizes = len(data.train.labels), len(data.labels)
     programs = compile_programs(
         VARIANTS[variant].clone(precision=settings.precision),
         data.train,
@@ -115,7 +119,7 @@ def train_group(
     """Train a group of runs to the end, and only then test them.
 
     `fit` tests after every epoch, which here would take an eighth of the time for nothing: what
-    counts is the last epoch. A signal ends the group before its next one.
+    counts is the last epoch. A signal ends the group after the current one.
 
     Args:
         programs: for at least as many runs; the places that are left train the last run again, so
@@ -137,14 +141,14 @@ def train_group(
         losses, begin = start.losses, begin - start.seconds
         state = split.place_runs(fill_places(start.state, programs.runs), programs.mesh)
     for _ in range(len(losses), epochs):
-        signals.check()
         state, loss = programs.epoch(hyperparameters, state, placed.train, seeds)
         losses = np.concatenate([losses, np.asarray(loss)[np.newaxis, :runs]])
         save(Progress(losses, perf_counter() - begin, without_places(state, runs)))
+        signals.check()
     trained = programs.evaluate_train(state.variables, placed.check)
     held_out = programs.evaluate_test(state.variables, placed.test)
     right = np.asarray(held_out.predictions) == np.asarray(data.labels)
-    finite = np.isfinite([*losses, np.asarray(held_out.loss)[:runs]]).all(0)
+    finite = np.all(np.isfinite([*losses, np.asarray(held_out.loss)[:runs]]), axis=0)
     seconds = round((perf_counter() - begin) / runs, 6)
     return [
         SweepRow(
@@ -175,12 +179,6 @@ def train_all(
 ) -> None:
     """Train every run that has no row yet, model after model, and write each as it comes."""
     order, rows, begun = all_runs(settings), found.rows, found.begun
-    if begun is not None and len(begun.runs) > data.together.runs:  # on fewer GPUs than before
-        display.say(
-            f"{len(begun.runs)} runs trained together, more than there is room for now,"
-            f" {data.together.runs}: they begin again"
-        )
-        begun = None
     if begun is not None:
         display.epoch(begun.progress.losses.size)
     # What was in training comes first: the file that holds it holds one group alone.
@@ -194,8 +192,10 @@ def train_all(
         groups += [(group, None) for group in groups_of(left, data.together.runs)]
         if not groups:
             continue
+        # What is in training may have begun where there was room for more.
+        width = max(data.together.runs, *(len(group) for group, _ in groups))
         display.now(f"{variant}: compiling")
-        programs = compile_for(settings, variant, data)
+        programs = compile_for(settings, variant, data, width)
         placed = programs.place(data.train, data.held_out)
         for group, start in groups:
             display.now(f"{variant}: run {len(rows) + 1}")
@@ -265,6 +265,8 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
     }
     SweepFolder.open(folder.path, settings.overwrite)
     config, found = go_on(folder, settings, config, partial(say, console))
+    # A file that is replaced takes its room twice for a moment.
+    durable.room_for(folder.path, 2 * together.runs * RUN_BYTES + DRAWN_BYTES)
     folder.write_config(config)
     say_source(console, data)
     if len(found.rows) == len(all_runs(settings)):

@@ -129,11 +129,11 @@ def _name(curve: RateCurve) -> str:
 
 
 def _note(curve: RateCurve) -> str:
-    """Say which rate was chosen and what it is worth on the test images."""
+    """Say which rate was chosen, and what such a choice gains on the test images."""
     gain = curve.test_gain
     if gain is None:
         return f"chosen: {curve.chosen_rate:g}"
-    return f"chosen: {curve.chosen_rate:g}; test {in_hundredths(gain, '+')} points"
+    return f"chosen: {curve.chosen_rate:g}; gain in test {in_hundredths(gain, '+')} points"
 
 
 def _share_axes(panels: Sequence[Axes], curves: Sequence[RateCurve], columns: int) -> None:

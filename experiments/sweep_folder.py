@@ -68,11 +68,16 @@ def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: 
         identity: that its runs have.
         say: prints a line; it gets one for each file that is set aside.
     """
-    wanted = set(all_runs(settings))
+    wanted = {
+        variant: runs_of(
+            [c for c in settings.candidates if c.variant == variant], settings.all_seeds
+        )
+        for variant in settings.variants
+    }
 
     def read() -> dict[Run, SweepRow]:
         rows = folder.read_runs()
-        if not rows.keys() <= wanted:
+        if not rows.keys() <= set(all_runs(settings)):
             raise UserError(f"{folder.path / ROWS}: expected no runs but this sweep's")
         return rows
 
@@ -123,7 +128,11 @@ def go_on(
     Raises:
         UserError: if the folder's runs have other settings, or were computed with something else.
     """
-    old, before = going_on.agreed(folder, SWEEP, config, folder.read_runs, ROWS, say)
+
+    def read() -> object:
+        return sweep_store.has_runs(folder) or folder.read_runs()
+
+    old, before = going_on.agreed(folder, SWEEP, config, read, ROWS, say)
     found = find_runs(folder, settings, before, say)
     left = len(found.rows) < len(all_runs(settings))
     config = going_on.config_to_write(old, before, config, SWEEP, folder.path, left)

@@ -133,7 +133,8 @@ def say_curves(console: Console, curves: Sequence[RateCurve]) -> None:
 def table_of(curves: Sequence[RateCurve]) -> Table:
     """Return the closing table: the rate chosen on the validation images, and its test accuracy."""
     table = Table(
-        title="Chosen by validation accuracy; test accuracy ± half of its 95% t interval",
+        title="Chosen by validation accuracy; test accuracy ± half of its 95% t interval; gain at"
+        " what the other seeds choose",
         title_justify="left",
     )
     table.add_column("model", no_wrap=True)

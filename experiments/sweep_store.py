@@ -7,6 +7,7 @@ last one the runs have their rows in sweep.csv, and the file goes.
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from experiments import durable, npz
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
+from experiments.results import read_bytes
 from experiments.run_store import DamagedError, state_arrays, state_of, state_spec
 from experiments.sweep_results import BEGUN, Point, Run, SweepFolder
 from jax_lenet.models import VARIANTS
@@ -88,9 +90,12 @@ def decode(content: bytes) -> Begun:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DamagedError("it is cut short or changed, or another program's") from None
     if version != FORMAT:
-        raise UserError(f"expected format {FORMAT}, but another version wrote format {version}")
+        raise UserError(
+            f"{BEGUN}: expected format {FORMAT}, but another version wrote format {version}"
+        )
     known = isinstance(variant, str) and variant in VARIANTS
-    if not (known and different and type(seconds) is float and seconds >= 0):
+    possible = type(seconds) is float and math.isfinite(seconds) and seconds >= 0
+    if not (known and different and possible):
         raise DamagedError("its description is none of a sweep's runs")
     losses = _losses(variant, len(runs), arrays)
     return Begun(variant, runs, identity, Progress(losses, seconds, state_of(variant, arrays)))
@@ -119,7 +124,7 @@ def write(folder: SweepFolder, begun: Begun) -> None:
 def read(
     folder: SweepFolder,
     identity: Identity,
-    wanted: Collection[Run],
+    wanted: Mapping[str, Collection[Run]],
     done: Collection[Run],
     say: Say,
 ) -> Begun | None:
@@ -131,7 +136,7 @@ def read(
     Args:
         folder: of the sweep.
         identity: that its runs have.
-        wanted: its runs.
+        wanted: its runs, by variant.
         done: those of them that are finished.
         say: prints a line; it gets one if the file is set aside.
 
@@ -142,21 +147,32 @@ def read(
     if not folder.has(BEGUN):
         return None
     try:
-        begun = decode(path.read_bytes())
-        if begun.identity != identity or not set(begun.runs) <= set(wanted):
+        begun = decode(read_bytes(path))
+        epochs = begun.identity.settings.get("--epochs")
+        if begun.identity != identity or not set(begun.runs) <= set(wanted.get(begun.variant, ())):
             raise DamagedError("its runs are another sweep's")
+        if isinstance(epochs, int) and len(begun.progress.losses) > epochs:
+            raise DamagedError("its runs have more epochs than they should")
     except DamagedError as error:
         aside = durable.set_aside(path)
         say(f"{path} cannot be used ({error}): it is now {aside.name}, and its runs come again")
         return None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not set(done).isdisjoint(begun.runs):
         remove(folder)
         return None
     return begun
+
+
+def has_runs(folder: SweepFolder) -> bool:
+    """Tell whether the file is there and sound, so that it says whose folder this is.
+
+    Raises:
+        UserError: if another version of this program wrote it, or it can't be read at all.
+    """
+    try:
+        return folder.has(BEGUN) and bool(decode(read_bytes(folder.path / BEGUN)))
+    except DamagedError:
+        return False
 
 
 def remove(folder: SweepFolder) -> None:

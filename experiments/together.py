@@ -72,5 +72,5 @@ def affordable(
             say(notice)
         fitting = min(fitting, room.runs)
     if jax.default_backend() == "cpu":
-        return asked._replace(runs=fitting)
+        return asked._replace(runs=max(fitting, 2))  # one alone would have other bits
     return Together(fitting // devices, fitting)

@@ -329,7 +329,7 @@ def devices_for(runs: int, train: int, test: int, batch_size: int) -> int:
 
 
 def time_epoch(programs: Programs, train: Examples, test: Examples) -> tuple[float, float]:
-    """Time the first epoch of one run alone, and the test after it.
+    """Time the first epoch of one run alone, and the test after it: of seed 0 at rate 0.01.
 
     Args:
         programs: compiled for one run, warmed up.

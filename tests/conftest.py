@@ -6,8 +6,8 @@ import os
 # work take half a minute; these models are too small to need more than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Nearly all of the time goes into XLA's compiler, and what tests compile runs for a moment.
-# test_startup.py compares it with what users get.
+# Nearly all of the time goes into XLA's compiler, and what most tests compile runs for a moment.
+# test_startup.py compares it with what users get; see also `as_for_users`.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import hypothesis
@@ -40,3 +40,11 @@ def claimed(tmp_path_factory):
 
     folder = write(tmp_path_factory.mktemp("claimed") / "r", AS_CLAIMED)
     return folder, summary_of(folder)
+
+
+@pytest.fixture(scope="module")
+def as_for_users():
+    """Compile what trains as the programs do: twice as long, to run in less than half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        yield

@@ -135,6 +135,7 @@ class Command:
         command += ["--devices", "1", "--compilation-cache", str(self.shared / "compiled")]
         environment = os.environ | {"PYTHONPYCACHEPREFIX": str(self.shared / "bytecode")}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment.pop("XLA_FLAGS", None)  # compiled once, what trains runs in many processes
         with screen.open("wb") as file:
             return subprocess.Popen(
                 [*command, "--out", str(out)],

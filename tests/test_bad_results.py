@@ -313,9 +313,7 @@ def drawn_quickly(monkeypatch, decided):
     monkeypatch.setattr(report.verdicts, "summarize", lambda *_: decided)
 
 
-ANY = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ANY = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @ANY

@@ -43,7 +43,7 @@ def compiled():
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch, compiled):
+def quick(monkeypatch, compiled, as_for_users):
     """Compile each program once for all tests, and draw nothing."""
 
     def compile_once(model, train, test, **options):
@@ -106,7 +106,7 @@ def raise_stop():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, as_for_users):
     """The study in a process of its own, with nothing shared and everything drawn."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     done = subprocess.run(

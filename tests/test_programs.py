@@ -131,6 +131,7 @@ def test_the_config_tells_the_settings_the_versions_and_the_datas_checksums(fini
     assert all(len(file["sha256"]) == 64 for file in config["data"]["files"].values())
     assert set(config["versions"]) >= {"python", "jax", "jaxlib", "flax", "optax", "numpy"}
     assert config["device"]["platform"] == "cpu"
+    assert 200e6 < config["peak_rss_bytes"] < 8e9  # to import JAX takes more than the least
 
 
 def test_both_figures_are_pictures(finished):

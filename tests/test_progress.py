@@ -54,9 +54,23 @@ def test_time_left_counts_every_epoch_that_is_still_to_come(monkeypatch):
         display.add([FIRST])  # 10 s for an epoch: 3 more of LeNet, 4 of the other at the mean
         assert display.seconds_left() == 3 * 10 + 4 * 10
         display.add([FIRST._replace(epoch=2)])  # 2 s
-        assert display.seconds_left() == 2 * 2 + 4 * 2
+        assert display.seconds_left() == 2 * 6 + 4 * 6  # 6 s in the mean of the two
         display.add([FIRST._replace(variant="LeNet_BN_drop6")])  # 4 s
-        assert display.seconds_left() == 2 * 2 + 3 * 4
+        assert display.seconds_left() == 2 * 6 + 3 * 4
+
+
+def test_time_left_is_right_where_several_processes_train(monkeypatch):
+    # Two processes, a variant each: an epoch takes 10 s, and every 5 s one of them ends.
+    now = [0.0]
+    monkeypatch.setattr("experiments.progress.perf_counter", lambda: now[0])
+    display, _ = display_on(terminal=False)
+    variants = FIRST.variant, "LeNet_BN_drop6"
+    with display:
+        for epoch in (1, 2):
+            for variant in variants:
+                now[0] += 5
+                display.add([FIRST._replace(variant=variant, epoch=epoch)])
+        assert display.seconds_left() == 4 * 5  # of eight epochs four are left
 
 
 def test_the_closing_screen_has_a_row_for_each_verdict_with_its_whole_sentence():

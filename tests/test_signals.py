@@ -31,6 +31,23 @@ def stopped_by(work):
     return caught.value
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_program_is_imported_ends_it_without_a_traceback(number):
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "experiments.ablate", "--help"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while "numpy" not in process.stderr.readline():  # long before JAX is there
+            assert process.poll() is None
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == -number
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_ends_a_wait_at_once(number, code):
     def wait():

@@ -3,15 +3,19 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
+import jax
+import numpy as np
 import pytest
 
-from experiments import cli, environment, sweep, sweep_figure, sweep_store
+from experiments import cli, durable, environment, sweep, sweep_figure, sweep_store
 from experiments.lock import one_writer
 from experiments.settings import StudySettings
 from experiments.sweep_results import BEGUN, SweepFolder
 from experiments.sweep_settings import Settings
+from tests.faults import FaultyDisk, crashes, faulty
 
 SMALL = {
     "--dataset": ["mnist_sample"],
@@ -35,10 +39,11 @@ def quick():
     compiled = {}
     compile_for = sweep.compile_for
 
-    def compile_once(settings, variant, data):
-        key = data.together.runs, settings.batch_size, settings.learning_rates is None, variant
+    def compile_once(settings, variant, data, runs):
+        kind = settings.batch_size, settings.learning_rates is None, jax.tree.structure(data.train)
+        key = runs, variant, *kind
         if key not in compiled:
-            compiled[key] = compile_for(settings, variant, data)
+            compiled[key] = compile_for(settings, variant, data, runs)
         return compiled[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -129,8 +134,8 @@ def test_a_sweep_stopped_after_an_epoch_goes_on_after_it_to_the_same_bits(
         assert run(tmp_path) == 143
     assert "to go on: python -m experiments.sweep" in capsys.readouterr().err
     assert len(epochs_trained) == 2 * epochs
-    assert len(trained) == 2 * (epochs // 2)  # a group's last epoch is its end
-    assert (tmp_path / BEGUN).exists() == (epochs % 2 == 1)
+    assert len(trained) == 2 * ((epochs - 1) // 2)  # a group that is not tested yet is not there
+    assert (tmp_path / BEGUN).exists()
     if trained:
         assert len(SweepFolder(tmp_path).read_runs()) == len(trained)
     assert run(tmp_path) == 0
@@ -166,6 +171,101 @@ def test_a_kill_between_the_table_and_the_runs_in_training_trains_nothing_again(
     assert not (tmp_path / BEGUN).exists()
     assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
     assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def test_runs_in_training_go_on_together_where_fewer_would_begin(
+    undisturbed, tmp_path, monkeypatch, epochs_trained
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        assert run(tmp_path) == 143
+    widths = []
+    with monkeypatch.context() as patch:  # as on another GPU, or with less memory
+        together, compile_for = Settings.together, sweep.compile_for
+        patch.setattr(Settings, "together", lambda *args: together(*args)._replace(runs=1))
+        patch.setattr(
+            sweep, "compile_for", lambda *args: widths.append(args[3]) or compile_for(*args)
+        )
+        assert run(tmp_path) == 0
+    assert widths == [2]
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
+    assert len(numbers(tmp_path)[0]) == RUNS
+
+
+TWO = {"--variants": ["LeNet", "LeNet_BN_noDropout"], "--seeds": [2], "--dropout-rates": [0.5]}
+
+
+def test_what_is_in_training_of_another_model_comes_first(tmp_path, monkeypatch, epochs_trained):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, signal.SIGTERM)  # the first model has one group of two epochs
+        assert run(tmp_path / "out", TWO | {"--seeds": [1]}) == 143
+    assert run(tmp_path / "other", TWO) == 0
+    expected = numbers(tmp_path / "other")
+    epochs_trained.clear()
+    assert run(tmp_path / "out", TWO) == 0
+    # The last epoch of two runs, then that model's other seed, then the other model's.
+    assert [run.point.batch_norm for run, _ in epochs_trained] == [1] * 6 + [0] * 4
+    assert numbers(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("content", ["{", None])
+def test_runs_in_training_say_whose_they_are_where_config_json_cannot(
+    content, undisturbed, tmp_path, monkeypatch, epochs_trained, capsys
+):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        assert run(tmp_path) == 143
+    if content is None:
+        (tmp_path / "config.json").unlink()
+    else:
+        (tmp_path / "config.json").write_text(content)
+    assert run(tmp_path) == 0
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
+def crash_and_go_on(disks, undisturbed, out, epochs_trained):
+    """Let the machine crash as each disk says, and the sweep go on from what the disk kept."""
+    for disk in disks:
+        epochs_trained.clear()
+        with faulty(disk):
+            run(out)
+            pytest.fail("no crash")
+        done, again = set(epochs_trained), len(epochs_trained)
+        assert run(out) == 0
+        assert not done & set(epochs_trained[again:])
+        assert numbers(out) == numbers(undisturbed)
+        assert [path.name for path in out.iterdir() if ".damaged-" in path.name] == []
+        shutil.rmtree(out)
+
+
+@pytest.fixture
+def operations(tmp_path):
+    """What a sweep asks of the disk."""
+    with faulty(FaultyDisk()) as disk:
+        assert run(tmp_path / "counted") == 0
+    return len(disk.operations)
+
+
+def test_a_crash_at_some_of_the_operations_of_a_sweep_loses_nothing(
+    operations, undisturbed, tmp_path, epochs_trained
+):
+    some = np.random.default_rng(0).choice(list(crashes(operations)), 10, replace=False)
+    crash_and_go_on(some, undisturbed, tmp_path / "out", epochs_trained)
+
+
+@pytest.mark.crash
+def test_a_crash_at_every_operation_of_a_sweep_loses_nothing(
+    operations, undisturbed, tmp_path, epochs_trained
+):
+    crash_and_go_on(crashes(operations), undisturbed, tmp_path / "out", epochs_trained)
+
+
+def test_too_small_a_disk_is_said_before_training(tmp_path, monkeypatch, epochs_trained, capsys):
+    monkeypatch.setattr(durable.disk, "free", lambda folder: 1_000_000)
+    assert run(tmp_path / "out") == 2
+    assert "of free space for" in capsys.readouterr().err
+    assert epochs_trained == []
 
 
 def test_runs_in_training_that_cannot_be_used_are_named_set_aside_and_trained_again(

@@ -42,8 +42,8 @@ def folder(tmp_path):
     return SweepFolder(tmp_path)
 
 
-def read(folder, identity=IDENTITY, wanted=RUNS, done=()):
-    said = []
+def read(folder, identity=IDENTITY, wanted=None, done=()):
+    said, wanted = [], wanted or {"LeNet_BN_noDropout": RUNS}
     return sweep_store.read(folder, identity, wanted, done, said.append), said
 
 
@@ -65,7 +65,11 @@ def test_without_a_file_nothing_is_in_training(folder):
 
 @pytest.mark.parametrize(
     ("identity", "wanted"),
-    [(Identity({"--batch-size": 64}, IDENTITY.environment), RUNS), (IDENTITY, RUNS[:1])],
+    [
+        (Identity({"--batch-size": 64}, IDENTITY.environment), None),
+        (IDENTITY, {"LeNet_BN_noDropout": RUNS[:1]}),
+        (IDENTITY, {"LeNet": RUNS}),
+    ],
 )
 def test_another_sweeps_runs_are_set_aside(folder, identity, wanted):
     sweep_store.write(folder, begun())
@@ -74,6 +78,14 @@ def test_another_sweeps_runs_are_set_aside(folder, identity, wanted):
     assert found is None
     assert "its runs are another sweep's" in line
     assert (folder.path / "begun.npz.damaged-1").read_bytes() == before
+
+
+def test_more_epochs_than_there_should_be_are_set_aside(folder):
+    identity = IDENTITY._replace(settings=IDENTITY.settings | {"--epochs": EPOCHS - 1})
+    sweep_store.write(folder, begun(identity=identity))
+    found, (line,) = read(folder, identity)
+    assert found is None
+    assert "more epochs than they should" in line
 
 
 def test_finished_runs_are_in_training_no_more(folder):
@@ -126,6 +138,7 @@ def changed(about=None, arrays=None):
         changed({"identity": {"settings": {}}}),
         changed({"seconds": "1"}),
         changed({"seconds": -1.0}),
+        changed({"seconds": float("inf")}),
         changed(arrays={"losses": np.zeros((EPOCHS + 1, 2), np.float32)}),
         changed(arrays={"losses": np.zeros((EPOCHS, 2))}),
         changed(arrays={"losses": np.zeros((0, 2), np.float32)}),
