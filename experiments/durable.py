@@ -4,6 +4,8 @@ A file is written under a temporary name beside its place, flushed to the disk, 
 folder is flushed: whatever happens at whatever moment, a reader finds the old content or the new.
 What a killed program leaves behind is a file ``.NAME.PID.tmp``, which `clean` takes away.
 
+What is read is not made room for, whatever its size: see `read`.
+
 Every change goes through `disk`, in whose place a test puts one that fails where it is told to.
 """
 
@@ -11,11 +13,13 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from io import FileIO
 from pathlib import Path
 
+from experiments import npz
 from experiments.cli import StorageError, UserError
 
 #: Where a folder can't be opened or flushed there is nothing to wait for.
@@ -98,6 +102,21 @@ def write(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 disk.unlink(temporary)
             raise
+
+
+def read(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        UserError: if it can't be read, is no plain file, or too large to be a program's of ours.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > npz.LARGEST:
+            raise UserError(f"cannot read {path}: not a file of at most {npz.LARGEST:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,6 @@ import contextlib
 import csv
 import io
 import json
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,12 +351,12 @@ class ResultsFolder:
 
     def _read(self, name: str) -> str:
         try:
-            return read_bytes(self.path / name).decode("utf-8")
+            return durable.read(self.path / name).decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"cannot read {self.path / name}: not text") from None
 
     def _read_arrays(self, name: str) -> dict[str, np.ndarray]:
-        content = read_bytes(self.path / name)
+        content = durable.read(self.path / name)
         try:
             return npz.decode(content)
         except ValueError as error:
@@ -382,21 +381,6 @@ class ResultsFolder:
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
         return rows
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a file's content.
-
-    Raises:
-        UserError: if it can't be read, is no plain file, or too large to be a study's.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > npz.LARGEST:
-            raise UserError(f"cannot read {path}: not a file of at most {npz.LARGEST:,} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -7,39 +7,29 @@ state, their history and what they make of the test images can't disagree. They 
 a study; results.csv and the predictions are made from them, see `write_results`.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path
 
-from experiments import durable, npz
+from experiments import durable, kept_state
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
-from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row, read_bytes
-from jax_lenet.fitting import EpochResult, Fit, state_shapes
-from jax_lenet.models import CLASSES, VARIANTS
-from jax_lenet.training import TrainState
+from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
+from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row
+from jax_lenet.fitting import EpochResult, Fit
+from jax_lenet.models import CLASSES
 
 FORMAT = 2
-#: Bytes that a run's state takes on disk; rounded up.
-RUN_BYTES = 270_000
 #: Of the history, one number an epoch and run; and one an epoch, of all runs together.
 BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_accuracy": "f8"}
 BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
 #: What runs said of the test images, of each class a byte.
 PREDICTED = ("first_predictions", "predictions")
 _NAME = re.compile(r"(\w+)\.seeds-(\d+)(?:-(\d+))?\.npz")
-
-
-class DamagedError(Exception):
-    """Why a file is not one that this program wrote, in words."""
 
 
 class Group(NamedTuple):
@@ -139,21 +129,13 @@ def _row(group: Group, run: int, result: EpochResult) -> Row:
 def encode(run: RunFile) -> bytes:
     """Return the content of a run file; the same runs give the same bytes."""
     fit = run.fit
-    about = {
-        "format": FORMAT,
-        "variant": run.variant,
-        "seeds": fit.seeds,
-        "identity": run.identity._asdict(),
-    }
     history = {
         f"history/{column}": np.array([getattr(result, column) for result in fit.history], dtype)
         for column, dtype in (BY_RUN | BY_EPOCH).items()
     }
-    return npz.encode(
-        {"about": np.array(json.dumps(about, allow_nan=False))}
-        | {name: getattr(fit, name) for name in PREDICTED}
-        | history
-        | state_arrays(fit.state)
+    return kept_state.encode(
+        {"format": FORMAT, "variant": run.variant, "seeds": fit.seeds, "identity": run.identity},
+        {name: getattr(fit, name) for name in PREDICTED} | history | state_arrays(fit.state),
     )
 
 
@@ -164,24 +146,16 @@ def decode(content: bytes) -> RunFile:
         DamagedError: if it is anything else than `encode` makes.
         UserError: if another version of this program made it.
     """
-    try:
-        arrays = npz.decode(content)
-        about = json.loads(str(arrays.pop("about")))
-        variant, seeds = about["variant"], tuple(about["seeds"])
-        version, identity = about["format"], Identity(**about["identity"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedError("it is cut short or changed, or another program's") from None
-    if version != FORMAT:
-        raise UserError(f"expected format {FORMAT}, but another version wrote format {version}")
-    known = isinstance(variant, str) and variant in VARIANTS
-    if not (known and _follow_each_other(seeds) and all(isinstance(x, dict) for x in identity)):
+    about, arrays = kept_state.decode(content, FORMAT)
+    variant, seeds = about["variant"], about.get("seeds")
+    if not (isinstance(seeds, list) and _follow_each_other(seeds)):
         raise DamagedError("its description is none of a study's runs")
-    return RunFile(variant, _fit(variant, seeds, arrays), identity)
+    return RunFile(variant, _fit(variant, tuple(seeds), arrays), about["identity"])
 
 
 def _follow_each_other(seeds: Sequence[Any]) -> bool:
     whole = bool(seeds) and all(type(seed) is int for seed in seeds)
-    return whole and seeds[0] >= 0 and tuple(seeds) == tuple(range(seeds[0], seeds[-1] + 1))
+    return whole and seeds[0] >= 0 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
 
 
 def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Fit:
@@ -192,12 +166,10 @@ def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray])
     shapes = {f"history/{column}": ((epochs, runs), dtype) for column, dtype in BY_RUN.items()}
     shapes |= {f"history/{column}": ((epochs,), dtype) for column, dtype in BY_EPOCH.items()}
     shapes |= dict.fromkeys(PREDICTED, ((runs, last.size // runs), "u1"))
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     expected = {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
-    if found != expected | state_spec(variant, runs):
-        raise DamagedError("its arrays are not those of such runs")
+    check_arrays(arrays, expected | state_spec(variant, runs), epochs)
     columns = {column: arrays[f"history/{column}"] for column in BY_RUN | BY_EPOCH}
-    if not _possible(columns, np.stack([first, last])) or (arrays["state/epoch"] != epochs).any():
+    if not _possible(columns, np.stack([first, last])):
         raise DamagedError("its numbers are none that training gives")
     history = tuple(
         EpochResult(i + 1, **{column: values[i] for column, values in columns.items()})
@@ -214,35 +186,6 @@ def _possible(columns: Mapping[str, np.ndarray], predictions: np.ndarray) -> boo
     seconds = np.stack([columns[name] for name in BY_EPOCH])
     whole = ((accuracies >= 0) & (accuracies <= 1)).all()
     return bool(whole and (np.isfinite(seconds) & (seconds >= 0)).all())
-
-
-def state_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Return the arrays of runs' states, by the names that they have in a file."""
-    return {f"state/{name}": np.asarray(leaf) for name, leaf in _named(state).items()}
-
-
-def state_spec(variant: str, runs: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return the shapes and dtypes of `state_arrays` for so many runs of a model."""
-    leaves = _named(_shapes(variant)).items()
-    return {f"state/{name}": ((runs, *leaf.shape), np.dtype(leaf.dtype)) for name, leaf in leaves}
-
-
-def state_of(variant: str, arrays: Mapping[str, np.ndarray]) -> TrainState:
-    """Return the states that `state_arrays` was given, with arrays that are NumPy's."""
-    shapes = _shapes(variant)
-    leaves = [arrays[f"state/{name}"] for name in _named(shapes)]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
-
-
-@cache
-def _shapes(variant: str) -> TrainState:
-    return state_shapes(VARIANTS[variant])
-
-
-def _named(state: TrainState) -> dict[str, Any]:
-    """Return a state's leaves, in JAX's order, by names as "params/c1/kernel"."""
-    leaves, _ = tree_flatten_with_path(state)
-    return {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def write(folder: Path, run: RunFile) -> None:
@@ -265,7 +208,7 @@ def read(path: Path) -> RunFile:
         DamagedError: if it is not what `write` wrote under this name.
         UserError: if another version of this program wrote it, or it can't be read at all.
     """
-    content = read_bytes(path)
+    content = durable.read(path)
     try:
         run = decode(content)
     except UserError as error:

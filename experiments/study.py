@@ -9,6 +9,7 @@ import numpy as np
 from experiments import durable, run_store, signals, startup
 from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
+from experiments.kept_state import RUN_BYTES
 from experiments.progress import Display
 from experiments.results import ResultsFolder, TimingRow
 from experiments.run_store import Group, Record, Records, RunFile
@@ -252,4 +253,4 @@ class Book:
 def check_room(folder: ResultsFolder, runs: int, width: int) -> None:
     """Raise UserError if the disk has no room for so many runs and what is drawn from them."""
     # A file that is replaced takes its room twice for a moment.
-    durable.room_for(folder.path, (runs + width) * run_store.RUN_BYTES + DRAWN_BYTES)
+    durable.room_for(folder.path, (runs + width) * RUN_BYTES + DRAWN_BYTES)

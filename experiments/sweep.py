@@ -28,11 +28,11 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli, durable, environment, signals, startup, sweep_store
+from experiments.kept_state import RUN_BYTES
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
-from experiments.run_store import RUN_BYTES
-from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_of
+from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_by_variant
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     PROGRAM,
@@ -174,42 +174,51 @@ def _arrays(runs: Sequence[Run], programs: Programs) -> tuple[jax.Array, Hyperpa
     return seeds, Hyperparameters(learning_rate, dropout)
 
 
+def left_to_train(
+    settings: Settings, found: Found, width: int
+) -> Iterator[tuple[str, Sequence[Run], Progress | None]]:
+    """Yield what has no row yet, in groups that train together: model, runs, where they stand.
+
+    What is in training comes first: the file that holds it holds one group alone.
+    """
+    taken = set(found.rows)
+    if found.begun is not None:
+        yield found.begun.variant, found.begun.runs, found.begun.progress
+        taken |= set(found.begun.runs)
+    for variant, own in runs_by_variant(settings).items():
+        for group in groups_of([run for run in own if run not in taken], width):
+            yield variant, group, None
+
+
 def train_all(
     settings: Settings, data: Data, folder: SweepFolder, found: Found, display: Display
 ) -> None:
-    """Train every run that has no row yet, model after model, and write each as it comes."""
-    order, rows, begun = all_runs(settings), found.rows, found.begun
-    if begun is not None:
-        display.epoch(begun.progress.losses.size)
-    # What was in training comes first: the file that holds it holds one group alone.
-    for variant in sorted(settings.variants, key=lambda v: begun is None or v != begun.variant):
-        own = [c for c in settings.candidates if c.variant == variant]
-        left = [run for run in runs_of(own, settings.all_seeds) if run not in rows]
-        groups: list[tuple[Sequence[Run], Progress | None]] = []
-        if begun is not None and begun.variant == variant:
-            groups.append((begun.runs, begun.progress))
-            left = [run for run in left if run not in begun.runs]
-        groups += [(group, None) for group in groups_of(left, data.together.runs)]
-        if not groups:
-            continue
+    """Train every run that has no row yet, and write each as it comes."""
+    order, rows = all_runs(settings), found.rows
+    if found.begun is not None:
+        display.epoch(found.begun.progress.losses.size)
+    compiled: dict[tuple[str, int], tuple[Programs, Placed]] = {}
+    for variant, group, start in left_to_train(settings, found, data.together.runs):
         # What is in training may have begun where there was room for more.
-        width = max(data.together.runs, *(len(group) for group, _ in groups))
-        display.now(f"{variant}: compiling")
-        programs = compile_for(settings, variant, data, width)
-        placed = programs.place(data.train, data.held_out)
-        for group, start in groups:
-            display.now(f"{variant}: run {len(rows) + 1}")
+        width = max(data.together.runs, len(group))
+        if (variant, width) not in compiled:
+            display.now(f"{variant}: compiling")
+            programs = compile_for(settings, variant, data, width)
+            compiled[variant, width] = programs, programs.place(data.train, data.held_out)
+        display.now(f"{variant}: run {len(rows) + 1}")
 
-            def save(progress: Progress, variant=variant, runs=tuple(group)) -> None:
-                sweep_store.write(folder, Begun(variant, runs, found.identity, progress))
-                display.epoch(len(runs))
+        def save(progress: Progress, variant=variant, runs=tuple(group)) -> None:
+            sweep_store.write(folder, Begun(variant, runs, found.identity, progress))
+            display.epoch(len(runs))
 
-            with signals.deferred():
-                finished = train_group(programs, placed, data, group, settings.epochs, save, start)
-                rows |= dict(zip(group, finished, strict=True))
-                folder.write_sweep_rows(rows[run] for run in order if run in rows)
-                sweep_store.remove(folder)
-            display.add(finished)
+        with signals.deferred():
+            finished = train_group(
+                *compiled[variant, width], data, group, settings.epochs, save, start
+            )
+            rows |= dict(zip(group, finished, strict=True))
+            folder.write_sweep_rows(rows[run] for run in order if run in rows)
+            sweep_store.remove(folder)
+        display.add(finished)
 
 
 def remake(folder: SweepFolder) -> Sweep:

@@ -1,5 +1,6 @@
 """A sweep's folder between two starts: whose it is, and which of its runs are left to train."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -42,13 +43,19 @@ def runs_of(candidates: Sequence[Candidates], seeds: range) -> list[Run]:
     return [Run(point, seed) for seed in seeds for point in points]
 
 
+def runs_by_variant(settings: Settings) -> dict[str, list[Run]]:
+    """Return a sweep's runs by model, in the order of sweep.csv."""
+    return {
+        variant: runs_of(
+            [c for c in settings.candidates if c.variant == variant], settings.all_seeds
+        )
+        for variant in settings.variants
+    }
+
+
 def all_runs(settings: Settings) -> list[Run]:
     """Return a sweep's runs in the order of sweep.csv, model after model."""
-    runs = []
-    for variant in settings.variants:
-        own = [c for c in settings.candidates if c.variant == variant]
-        runs += runs_of(own, settings.all_seeds)
-    return runs
+    return [run for own in runs_by_variant(settings).values() for run in own]
 
 
 def identity_of(config: Config) -> Identity:
@@ -68,16 +75,11 @@ def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: 
         identity: that its runs have.
         say: prints a line; it gets one for each file that is set aside.
     """
-    wanted = {
-        variant: runs_of(
-            [c for c in settings.candidates if c.variant == variant], settings.all_seeds
-        )
-        for variant in settings.variants
-    }
+    wanted = runs_by_variant(settings)
 
     def read() -> dict[Run, SweepRow]:
         rows = folder.read_runs()
-        if not rows.keys() <= set(all_runs(settings)):
+        if not rows.keys() <= set(itertools.chain.from_iterable(wanted.values())):
             raise UserError(f"{folder.path / ROWS}: expected no runs but this sweep's")
         return rows
 

@@ -71,7 +71,7 @@ class SweepRow(NamedTuple):
         validation_accuracy: fraction of the validation images.
         test_accuracy: fraction of the test images.
         diverged: 1 if the loss was ever NaN or infinite, else 0.
-        seconds: the whole run, training and testing, wall clock of the group / its runs.
+        seconds: the whole run, training, keeping and testing, wall clock of the group / its runs.
     """
 
     batch_norm: int

@@ -6,21 +6,19 @@ One file, of the one group of runs that trains, replaced as a whole after every 
 last one the runs have their rows in sweep.csv, and the file goes.
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments import durable, npz
+from experiments import durable, kept_state
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
-from experiments.results import read_bytes
-from experiments.run_store import DamagedError, state_arrays, state_of, state_spec
+from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
 from experiments.sweep_results import BEGUN, Point, Run, SweepFolder
-from jax_lenet.models import VARIANTS
 from jax_lenet.training import TrainState
 
 FORMAT = 1
@@ -59,18 +57,15 @@ class Begun:
 
 def encode(begun: Begun) -> bytes:
     """Return the content of the file; the same runs give the same bytes."""
+    losses, seconds, state = begun.progress
     about = {
         "format": FORMAT,
         "variant": begun.variant,
         "runs": [[run.point, run.seed] for run in begun.runs],
-        "identity": begun.identity._asdict(),
-        "seconds": begun.progress.seconds,
+        "identity": begun.identity,
+        "seconds": seconds,
     }
-    arrays = {
-        "about": np.array(json.dumps(about, allow_nan=False)),
-        "losses": begun.progress.losses,
-    }
-    return npz.encode(arrays | state_arrays(begun.progress.state))
+    return kept_state.encode(about, {"losses": losses} | state_arrays(state))
 
 
 def decode(content: bytes) -> Begun:
@@ -80,36 +75,21 @@ def decode(content: bytes) -> Begun:
         DamagedError: if it is anything else than `encode` makes.
         UserError: if another version of this program made it.
     """
+    about, arrays = kept_state.decode(content, FORMAT)
+    variant, seconds = about["variant"], about.get("seconds")
     try:
-        arrays = npz.decode(content)
-        about = json.loads(str(arrays.pop("about")))
-        version, variant, seconds = about["format"], about["variant"], about["seconds"]
-        identity = Identity(**about["identity"])
         runs = tuple(Run(Point(*point), seed) for point, seed in about["runs"])
         different = len(set(runs)) == len(runs) > 0
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DamagedError("it is cut short or changed, or another program's") from None
-    if version != FORMAT:
-        raise UserError(
-            f"{BEGUN}: expected format {FORMAT}, but another version wrote format {version}"
-        )
-    known = isinstance(variant, str) and variant in VARIANTS
-    possible = type(seconds) is float and math.isfinite(seconds) and seconds >= 0
-    if not (known and different and possible):
+    except (KeyError, TypeError, ValueError):
+        different, runs = False, ()
+    if not different or not isinstance(seconds, float) or not 0 <= seconds < math.inf:
         raise DamagedError("its description is none of a sweep's runs")
-    losses = _losses(variant, len(runs), arrays)
-    return Begun(variant, runs, identity, Progress(losses, seconds, state_of(variant, arrays)))
-
-
-def _losses(variant: str, runs: int, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the losses, having made sure that all arrays are those of so many runs."""
     losses = arrays.get("losses", np.empty(0))
     epochs = len(np.atleast_1d(losses))
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    expected = state_spec(variant, runs) | {"losses": ((epochs, runs), np.dtype("f4"))}
-    if found != expected or not epochs or (arrays["state/epoch"] != epochs).any():
-        raise DamagedError("its arrays are not those of such runs")
-    return losses
+    spec = {"losses": ((epochs, len(runs)), np.dtype("f4"))}
+    check_arrays(arrays, spec | state_spec(variant, len(runs)), epochs)
+    state = state_of(variant, arrays)
+    return Begun(variant, runs, about["identity"], Progress(losses, seconds, state))
 
 
 def write(folder: SweepFolder, begun: Begun) -> None:
@@ -147,11 +127,10 @@ def read(
     if not folder.has(BEGUN):
         return None
     try:
-        begun = decode(read_bytes(path))
-        epochs = begun.identity.settings.get("--epochs")
+        begun = _decoded(path)
         if begun.identity != identity or not set(begun.runs) <= set(wanted.get(begun.variant, ())):
             raise DamagedError("its runs are another sweep's")
-        if isinstance(epochs, int) and len(begun.progress.losses) > epochs:
+        if len(begun.progress.losses) > identity.settings["--epochs"]:
             raise DamagedError("its runs have more epochs than they should")
     except DamagedError as error:
         aside = durable.set_aside(path)
@@ -170,9 +149,17 @@ def has_runs(folder: SweepFolder) -> bool:
         UserError: if another version of this program wrote it, or it can't be read at all.
     """
     try:
-        return folder.has(BEGUN) and bool(decode(read_bytes(folder.path / BEGUN)))
+        return folder.has(BEGUN) and bool(_decoded(folder.path / BEGUN))
     except DamagedError:
         return False
+
+
+def _decoded(path: Path) -> Begun:
+    content = durable.read(path)
+    try:
+        return decode(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def remove(folder: SweepFolder) -> None:

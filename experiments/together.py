@@ -65,12 +65,15 @@ def affordable(
     moments = any(model.batch_norm for model in models.values())
     train = example_shapes(len(data.train_labels), moments)
     test = example_shapes(sum(tests), moments=False)
+    on_cpu = jax.default_backend() == "cpu"
     fitting, free = asked.runs, bytes_available()
     for name, model in models.items():
         room = runs_that_fit(model, train, test, batch_size, asked.runs, free, devices)
+        if on_cpu:
+            room = room._replace(runs=max(room.runs, 2))  # one alone would have other bits
         if notice := room.notice(name):
             say(notice)
         fitting = min(fitting, room.runs)
-    if jax.default_backend() == "cpu":
-        return asked._replace(runs=max(fitting, 2))  # one alone would have other bits
+    if on_cpu:
+        return asked._replace(runs=fitting)
     return Together(fitting // devices, fitting)

@@ -16,6 +16,7 @@ import pytest
 from experiments import ablate, cli, environment, figures, page, run_store, study
 from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
+from experiments.kept_state import state_arrays
 from experiments.lock import one_writer
 from experiments.progress import Display
 from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
@@ -136,8 +137,8 @@ def test_two_undisturbed_studies_are_the_same_to_the_last_bit(undisturbed, tmp_p
     assert numbers(tmp_path / "again") == numbers(undisturbed)
     for path in run_store.files(undisturbed):
         one, other = (run_store.read(x) for x in (path, tmp_path / "again" / "runs" / path.name))
-        leaves = [leaf.tobytes() for leaf in run_store._named(one.fit.state).values()]
-        assert leaves == [leaf.tobytes() for leaf in run_store._named(other.fit.state).values()]
+        leaves = [leaf.tobytes() for leaf in state_arrays(one.fit.state).values()]
+        assert leaves == [leaf.tobytes() for leaf in state_arrays(other.fit.state).values()]
 
 
 @pytest.mark.parametrize("epochs", range(1, EPOCHS + 1))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from experiments import npz, run_store
 from experiments.cli import UserError
 from experiments.going_on import Identity
+from experiments.kept_state import DamagedError
 from experiments.results import ResultsFolder
-from experiments.run_store import DamagedError, Group, RunFile
+from experiments.run_store import Group, RunFile
 from jax_lenet import VARIANTS, EpochResult, Fit
 from jax_lenet.fitting import state_shapes
 

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from experiments import cli, sweep, sweep_figure
+from experiments import cli, sweep, sweep_figure, sweep_folder
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     Candidates,
@@ -92,7 +92,7 @@ def test_the_default_is_the_reports_question_with_every_rate_run_once_for_a_seed
     ]
     assert all(c.rates == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8) for c in curves)
     # By hand: nine rates of three layers, of which rate 0 is the same model, by eight seeds.
-    runs = sweep.runs_of(curves[:3], settings.all_seeds)
+    runs = sweep_folder.runs_of(curves[:3], settings.all_seeds)
     assert len(runs) == len(set(runs)) == (9 * 3 - 2) * 8
     groups = list(sweep.groups_of(runs, 32))
     assert [len(group) for group in groups] == [32] * 6 + [8]

@@ -187,7 +187,7 @@ def test_runs_in_training_go_on_together_where_fewer_would_begin(
             sweep, "compile_for", lambda *args: widths.append(args[3]) or compile_for(*args)
         )
         assert run(tmp_path) == 0
-    assert widths == [2]
+    assert widths == [2, 1]  # and alone again, once they are finished
     assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
     assert len(numbers(tmp_path)[0]) == RUNS
 
@@ -203,8 +203,8 @@ def test_what_is_in_training_of_another_model_comes_first(tmp_path, monkeypatch,
     expected = numbers(tmp_path / "other")
     epochs_trained.clear()
     assert run(tmp_path / "out", TWO) == 0
-    # The last epoch of two runs, then that model's other seed, then the other model's.
-    assert [run.point.batch_norm for run, _ in epochs_trained] == [1] * 6 + [0] * 4
+    # The last epoch of two runs, then the other seed of each model.
+    assert [run.point.batch_norm for run, _ in epochs_trained] == [1] * 2 + [0] * 4 + [1] * 4
     assert numbers(tmp_path / "out") == expected
 
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from experiments import npz, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Identity
-from experiments.run_store import DamagedError
+from experiments.kept_state import DamagedError
 from experiments.sweep_results import Point, Run, SweepFolder
 from experiments.sweep_store import Begun, Progress
 from jax_lenet import VARIANTS
 from jax_lenet.fitting import state_shapes
 
-IDENTITY = Identity({"--batch-size": 128, "--devices": 2}, {"jax": "0.10.2"})
+IDENTITY = Identity({"--batch-size": 128, "--epochs": 3}, {"jax": "0.10.2"})
 RUNS = (Run(Point(1, 0.0, 0.1, 0.01), 4), Run(Point(1, 0.3, 0.1, 0.01), 4))
 EPOCHS = 2
 
@@ -66,7 +66,7 @@ def test_without_a_file_nothing_is_in_training(folder):
 @pytest.mark.parametrize(
     ("identity", "wanted"),
     [
-        (Identity({"--batch-size": 64}, IDENTITY.environment), None),
+        (Identity({"--batch-size": 64, "--epochs": 3}, IDENTITY.environment), None),
         (IDENTITY, {"LeNet_BN_noDropout": RUNS[:1]}),
         (IDENTITY, {"LeNet": RUNS}),
     ],
@@ -136,6 +136,7 @@ def changed(about=None, arrays=None):
         changed({"runs": [[[1, 0.0, 0.1], 4], [[1, 0.3, 0.1, 0.01], 4]]}),
         changed({"runs": [[[[], 0.0, 0.1, 0.01], 4], [[1, 0.3, 0.1, 0.01], 4]]}),
         changed({"identity": {"settings": {}}}),
+        changed({"identity": {"settings": [], "environment": {}}}),
         changed({"seconds": "1"}),
         changed({"seconds": -1.0}),
         changed({"seconds": float("inf")}),

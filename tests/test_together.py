@@ -69,3 +69,13 @@ def test_a_run_a_device_is_not_forbidden_whatever_the_estimate(data, monkeypatch
     monkeypatch.setattr(together, "bytes_available", lambda: 1)
     asked = Together(1, jax.local_device_count())
     assert affordable(asked, MODELS, data, (1000,), 128, print) == asked
+
+
+def test_on_a_cpu_not_one_run_trains_alone_where_several_were_asked_for(data, monkeypatch):
+    said = []
+    devices(monkeypatch, "cpu", 1)
+    monkeypatch.setattr(together, "bytes_available", lambda: 1)
+    asked = Together(4, 4)
+    # One run alone is another program, with other bits; the folder knows only what was asked for.
+    assert affordable(asked, MODELS, data, (1000,), 128, said.append) == Together(4, 2)
+    assert said[0].endswith("2 at once instead")
