@@ -25,6 +25,7 @@ from experiments import (
     label_errors,
     report,
     run_store,
+    startup,
     study_folder,
 )
 from experiments.ablate_settings import Settings
@@ -71,7 +72,8 @@ def main(settings: Settings) -> None:
 def draw(folder: ResultsFolder) -> report.Remade:
     """Write all that is made from the files; if they have gone, the user made no mistake."""
     try:
-        return report.remake(folder)
+        with startup.returning_memory():
+            return report.remake(folder)
     except cli.UserError as error:
         if folder.has(CONFIG):
             raise

@@ -54,16 +54,16 @@ class JaxLenet:
         self.train_loss = self._accuracy = float("nan")
         (train, test), seconds = timed(split.spread, train, test, self.devices)
         self.prepare_seconds += seconds
-        self._programs = compile_programs(
-            model,
-            train,
-            test,
-            runs=runs,
-            batch_size=task.batch_size,
-            devices=self.devices,
-            warm_up=False,
-        )
-        startup.return_memory()  # as the programs do
+        with startup.returning_memory():  # as the programs do
+            self._programs = compile_programs(
+                model,
+                train,
+                test,
+                runs=runs,
+                batch_size=task.batch_size,
+                devices=self.devices,
+                warm_up=False,
+            )
         self.compile_seconds: float | None = self._programs.compile_seconds
         (self._train, _, self._test), seconds = timed(self._programs.place, train, test)
         self.prepare_seconds += seconds

@@ -7,7 +7,10 @@ import ctypes
 import os
 import platform
 import stat
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,8 @@ AUTO, OFF = "auto", "off"
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 #: Bytes that a cache may take; the least recently used go first. A study's programs take 6 MB.
 CACHE_BYTES = 500_000_000
+#: Seconds between two returns of memory while programs compile.
+GIVE_BACK_EVERY = 0.1
 
 
 def cores() -> int:
@@ -57,16 +62,35 @@ def use_cpu_devices(count: int | None) -> int:
     return jax.local_device_count()
 
 
-def return_memory() -> None:
-    """Give back to the system what the compiler has freed; of C libraries glibc alone keeps it.
+@contextmanager
+def returning_memory() -> Iterator[None]:
+    """Give back to the system what is freed, again and again while programs compile or draw.
 
-    glibc gives each of the compiler's threads a heap of its own, and what is free there nothing
-    uses again: with all variants' programs compiled, a process holds 1.37 GB, and 1.01 GB after
-    this. One heap for all threads (M_ARENA_MAX) would hold 1.05 GB, but the devices' threads then
-    wait for one another at every allocation: epochs of LeNet took 1.45 to 1.8 s, not 1.25.
+    Of C libraries glibc alone keeps it: it gives each of the compiler's threads a heap of its own,
+    and what is free there nothing else uses again. With all variants' programs compiled a process
+    held 1.37 GB, and 1.46 GB at the most; 1.03 GB where each program was followed by this, but
+    1.45 GB at the most; in this way 1.05 and 1.25 GB, in the same time. Two programs one after the
+    other, with this between, took 1.27 GB and a tenth more time. Fewer heaps (M_ARENA_MAX) would
+    hold 1.3 to 1.4 GB, but the devices' threads then wait for one another at every allocation:
+    epochs took up to half as long again.
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library, over = ctypes.CDLL(None), threading.Event()
+
+    def give_back() -> None:
+        while not over.wait(GIVE_BACK_EVERY):
+            library.malloc_trim(0)
+
+    thread = threading.Thread(target=give_back, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        library.malloc_trim(0)
 
 
 @dataclass

@@ -94,15 +94,15 @@ class Study:
         """Return a variant's compiled programs; the first call compiles and warms up."""
         if (variant, width) not in self._programs:
             self.now(f"{variant}: compiling")
-            self._programs[variant, width] = compile_programs(
-                self.model(variant),
-                self.train,
-                self.test,
-                runs=width,
-                batch_size=self.settings.batch_size,
-                devices=devices_for(width, *self.sizes, self.settings.batch_size),
-            )
-            startup.return_memory()
+            with startup.returning_memory():
+                self._programs[variant, width] = compile_programs(
+                    self.model(variant),
+                    self.train,
+                    self.test,
+                    runs=width,
+                    batch_size=self.settings.batch_size,
+                    devices=devices_for(width, *self.sizes, self.settings.batch_size),
+                )
         return self._programs[variant, width]
 
     def train_group(

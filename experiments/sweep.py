@@ -94,17 +94,16 @@ class Data:
 def compile_for(settings: Settings, variant: str, data: Data, runs: int) -> Programs:
     """Compile what trains so many runs of one model, whatever their rates and seeds."""
     sizes = len(data.train.labels), len(data.labels)
-    programs = compile_programs(
-        VARIANTS[variant].clone(precision=settings.precision),
-        data.train,
-        data.held_out,
-        runs=runs,
-        batch_size=settings.batch_size,
-        traced_dropout=settings.learning_rates is None,
-        devices=devices_for(runs, *sizes, settings.batch_size),
-    )
-    startup.return_memory()
-    return programs
+    with startup.returning_memory():
+        return compile_programs(
+            VARIANTS[variant].clone(precision=settings.precision),
+            data.train,
+            data.held_out,
+            runs=runs,
+            batch_size=settings.batch_size,
+            traced_dropout=settings.learning_rates is None,
+            devices=devices_for(runs, *sizes, settings.batch_size),
+        )
 
 
 def train_group(

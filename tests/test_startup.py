@@ -1,11 +1,16 @@
 """What programs set up before JAX runs: the compilation cache and the CPU devices."""
 
 import csv
+import ctypes
 import json
 import os
+import platform
 import stat
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,3 +164,35 @@ def test_another_number_of_devices_than_jax_runs_on_already_is_an_error():
     assert startup.use_cpu_devices(None) == count
     with pytest.raises(UserError, match=f"--devices: expected {count}, what JAX runs on already"):
         startup.use_cpu_devices(count + 1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep no memory")
+def test_what_a_thread_has_freed_is_given_back_while_others_work():
+    """From the heap of another thread, of which free() alone gives nothing back."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    threads = threading.active_count()
+
+    def hold_and_free(pieces: int = 1000, size: int = 100_000) -> list[int]:
+        held = [library.malloc(size) for _ in range(pieces)]
+        for address in held:
+            ctypes.memset(address, 1, size)
+        for address in held[:-1]:
+            library.free(address)
+        return held[-1:]
+
+    with ThreadPoolExecutor(1) as other, startup.returning_memory():
+        before = resident()
+        last = other.submit(hold_and_free).result()
+        deadline = time.monotonic() + 10
+        while resident() > before + 20_000_000 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert resident() < before + 20_000_000
+        library.free(last[0])
+    assert threading.active_count() == threads
+
+
+def resident() -> int:
+    """Return the bytes that this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
