@@ -3,7 +3,7 @@
     python -m experiments.benchmark
 
 times three models on MNIST and leaves benchmark.json and benchmark.png in ``results-benchmark``. On
-two cores of an AMD EPYC server that takes about twenty minutes, half of it for many runs at
+two cores of an AMD EPYC server that takes about twenty-five minutes, half of it for many runs at
 once; ``--variants LeNet --seeds-at-once 1`` takes three minutes. To expect there: an epoch of LeNet
 in 1.2 to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as textbook Flax. On
 a GPU more of PyTorch's ways are timed, and up to 256 runs at once.

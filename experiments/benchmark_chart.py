@@ -87,6 +87,15 @@ def build(
         for axes, variant in zip(panels, scaled, strict=False):
             _lines(axes, [row for row in many if row.variant == variant])
             axes.set_title(f"{variant}: many runs")
+        labelled = [axes.get_legend_handles_labels() for axes in panels[: len(scaled)]]
+        ways = {
+            label: line
+            for lines, labels in labelled
+            for line, label in zip(lines, labels, strict=True)
+        }
+        parts[1].legend(
+            ways.values(), ways, loc="outside lower center", ncols=3, fontsize=9.5, handlelength=3
+        )
     return figure
 
 
@@ -138,7 +147,7 @@ def _places(rows: Sequence[Row]) -> list[float]:
 
 def _label(row: Row, part: str) -> str:
     """Return a bar's text: its seconds, and how many times as long PyTorch takes."""
-    seconds = f"{getattr(row, f'{part}_seconds'):.3g} s"
+    seconds = f"{getattr(row, f'{part}_seconds'):#.3g} s"
     if row.ratio_to_torch is None:
         return seconds
     found = row.ratio_to_torch[part]
@@ -171,7 +180,6 @@ def _lines(axes: Axes, rows: Sequence[ScalingRow]) -> None:
     axes.set_xlabel(f"runs; epochs of {rows[0].train_images:,} images")
     axes.set_ylabel("runs a minute\n(ten epochs of 50,000, training alone)")
     axes.grid(axis="y", color="#e3e3e3", zorder=0)
-    axes.legend(loc="best", frameon=True, edgecolor="none", fontsize=9)
 
 
 def _by_turn(row: ScalingRow) -> list[float]:
