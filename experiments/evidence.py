@@ -4,7 +4,7 @@
 it cannot give (`LackingError`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from experiments.results import (
     ResultsFolder,
     Row,
     TimingRow,
+    agree,
 )
 from experiments.summary import Divergence, divergence, finished_runs
 from experiments.sweep_results import Sweep
@@ -140,7 +141,8 @@ class Evidence:
         if wrong is None:
             return self
         kept = {variant: runs.without(wrong) for variant, runs in self.runs.items()}
-        return replace(self, runs=kept, wrong=wrong[~wrong])
+        sweeps = tuple(sweep.without(wrong) for sweep in self.sweeps)
+        return replace(self, runs=kept, wrong=wrong[~wrong], sweeps=sweeps)
 
 
 def _gain(runs: Runs) -> np.ndarray | None:
@@ -313,15 +315,23 @@ def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence
             runs[variant] = replace(runs[variant], right=right)
         for variant, right in _right(runs, folder, FIRST_PREDICTIONS, 0, test_set).items():
             runs[variant] = replace(runs[variant], right_first=right)
-    kept = folder.path.glob(f"{SWEEPS}/*/{CONFIG}")
     return Evidence(
         epochs=epochs,
         learning_rate=learning_rate,
         runs=runs,
         timing=_timing(folder.read_timing() if folder.has(TIMING) else [], folder),
         wrong=None if test_set is None else test_set.wrong,
-        sweeps=tuple(sweep_results.read(config.parent) for config in sorted(kept)),
+        sweeps=tuple(_sweeps(folder, test_set)),
     )
+
+
+def _sweeps(folder: ResultsFolder, test_set: LabelledImages | None) -> Iterator[Sweep]:
+    """Yield the sweeps that are kept here, having made sure that they saw the same test images."""
+    for config in sorted(folder.path.glob(f"{SWEEPS}/*/{CONFIG}")):
+        sweep = sweep_results.read(config.parent)
+        if test_set is not None and not np.array_equal(sweep.labels, test_set.labels):
+            raise UserError(f"{config.parent / PREDICTIONS}: expected the labels of {TEST_SET}")
+        yield sweep
 
 
 def runs_of(runs: Sequence[Sequence[Row]]) -> Runs:
@@ -365,19 +375,13 @@ def _right(
     for variant in predictions.keys() & runs.keys():
         said, accuracy = predictions[variant], runs[variant].test_accuracy[:, epoch]
         fits = len(said) <= len(accuracy) and said.shape[1:] == test_set.labels.shape
-        if not fits or not _agree(right := said == test_set.labels, accuracy[: len(said)]):
+        if not fits or not agree(right := said == test_set.labels, accuracy[: len(said)]):
             raise UserError(
                 f"{folder.path / name}: expected the predictions of the runs in {RESULTS}"
             )
         diverged = np.isnan(accuracy[: len(said), None])
         found[variant] = np.where(diverged, np.nan, right)
     return found
-
-
-def _agree(right: np.ndarray, accuracy: np.ndarray) -> bool:
-    """Tell whether runs that have not diverged have these accuracies."""
-    # Far above float32's rounding, far below one image of MNIST's 10,000.
-    return bool(np.all(np.isnan(accuracy) | (abs(right.mean(1) - accuracy) < 1e-5)))
 
 
 def _timing(rows: Sequence[TimingRow], folder: ResultsFolder) -> dict[str, dict[int, np.ndarray]]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import UserError
-from experiments.results import CONFIG
-from experiments.sweep_results import ROWS, read
+from experiments.results import KEPT
+from experiments.sweep_results import read
 
 SAME_SETTINGS = ("epochs", "batch_size", "learning_rate")
 
@@ -30,7 +30,7 @@ def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
 
 def files_of(path: Path) -> dict[str, bytes]:
     """Return what is kept of a sweep, by file name."""
-    return {name: (path / name).read_bytes() for name in (CONFIG, ROWS)}
+    return {name: (path / name).read_bytes() for name in KEPT}
 
 
 def _check(path: Path, config: dict) -> None:

@@ -78,7 +78,6 @@ def summarize(
     ]
     changes += [(f"{n} ({p['name']})", p["verdict"], other["verdict"]) for n, p, other in pairs]
     changed = {name: (old, new) for name, old, new in changes if old != new}
-    swept = any(part["role"] == "further" for _, part, _ in pairs)
     moves = [abs(other["estimate"] - part["estimate"]) for _, part, other in recomputed]
     return {
         "found": int(wrong.sum()),
@@ -86,8 +85,7 @@ def summarize(
         "changed": list(changed),
         "recomputed": len(recomputed),
         "largest_move": max(moves, default=None),
-        "text": _text(int(wrong.sum()), len(wrong), changed, moves)
-        + (" What comes from a sweep still holds them." if swept else ""),
+        "text": _text(int(wrong.sum()), len(wrong), changed, moves),
     }
 
 

@@ -174,15 +174,14 @@ def sweep_data(differences: np.ndarray, rules: Rules, *, chosen: bool) -> Data:
     """Return what a sweep says.
 
     Args:
-        differences: by seed, ``[n]``.
+        differences: of correctness, ``[seeds, images]``.
         rules: of comparing.
         chosen: whether the rates were chosen, for each seed by the others.
     """
-    note = "over the seeds alone: a sweep keeps no predictions by image"
     if not chosen:
-        return Data(compare(differences, rules), note=note)
-    note += "; each seed's rate chosen by the other seeds' validation accuracy"
-    return Data(compare_chosen(differences, rules), note=note)
+        return Data(compare_accuracy(differences, rules), by_image=True)
+    note = "each seed's rate chosen by the other seeds' validation accuracy"
+    return Data(compare_chosen(differences, rules), note=note, by_image=True)
 
 
 def decide_questions(questions: Sequence[Question], rules: Rules) -> list[Verdict | None]:

@@ -37,7 +37,7 @@ TIMING = "timing.csv"
 PREDICTIONS, FIRST_PREDICTIONS = "predictions.npz", "first_predictions.npz"
 TEST_SET = "test_set.npz"
 SWEEPS = "sweeps"
-KEPT = (CONFIG, "sweep.csv")  # of each sweep
+KEPT = (CONFIG, "sweep.csv", PREDICTIONS)  # of each sweep
 SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
 REPORT = "report.html"
@@ -306,7 +306,7 @@ class ResultsFolder:
             UserError: if it is missing, or not arrays of classes by seed and image.
         """
         predictions = self._read_arrays(name)
-        if any(array.ndim != 2 or not _are_classes(array) for array in predictions.values()):
+        if any(array.ndim != 2 or not are_classes(array) for array in predictions.values()):
             raise UserError(f"{self.path / name}: expected uint8 [seeds, images] by variant")
         return predictions
 
@@ -322,7 +322,7 @@ class ResultsFolder:
         shapes = {"images": (n, 28, 28), "labels": (n,), "wrong": (n,)}
         dtypes = {"images": np.uint8, "labels": np.uint8, "wrong": np.bool_}
         expected = {name: (np.dtype(dtypes[name]), shapes[name]) for name in shapes}
-        if found != expected or not _are_classes(arrays["labels"]):
+        if found != expected or not are_classes(arrays["labels"]):
             raise UserError(
                 f"{self.path / TEST_SET}: expected images [N, 28, 28], labels [N] and wrong [N]"
             )
@@ -388,5 +388,17 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _are_classes(array: np.ndarray) -> bool:
+def are_classes(array: np.ndarray) -> bool:
+    """Tell whether an array holds digits, uint8."""
     return array.dtype == np.uint8 and bool(np.all(array < CLASSES))
+
+
+def agree(right: np.ndarray, accuracy: np.ndarray) -> bool:
+    """Tell whether runs have these accuracies, those that are not NaN.
+
+    Args:
+        right: whether each has an image right, bool ``[runs, images]``.
+        accuracy: fraction, ``[runs]``.
+    """
+    # Far above float32's rounding, far below one image of MNIST's 10,000.
+    return bool(np.all(np.isnan(accuracy) | (abs(right.mean(1) - accuracy) < 1e-5)))

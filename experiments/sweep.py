@@ -36,6 +36,7 @@ from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_b
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     PROGRAM,
+    Outcome,
     Run,
     Sweep,
     SweepFolder,
@@ -114,7 +115,7 @@ def train_group(
     epochs: int,
     save: Callable[[Progress], None] = lambda _: None,
     start: Progress | None = None,
-) -> list[SweepRow]:
+) -> list[Outcome]:
     """Train a group of runs to the end, and only then test them.
 
     `fit` tests after every epoch, which here would take an eighth of the time for nothing: what
@@ -146,19 +147,23 @@ def train_group(
         signals.check()
     trained = programs.evaluate_train(state.variables, placed.check)
     held_out = programs.evaluate_test(state.variables, placed.test)
-    right = np.asarray(held_out.predictions) == np.asarray(data.labels)
+    predictions = np.asarray(held_out.predictions)
+    right = predictions == data.labels
     finite = np.all(np.isfinite([*losses, np.asarray(held_out.loss)[:runs]]), axis=0)
     seconds = round((perf_counter() - begin) / runs, 6)
     return [
-        SweepRow(
-            *run.point,
-            seed=run.seed,
-            train_loss=losses[-1][i],
-            train_accuracy=trained.accuracy[i],
-            validation_accuracy=right[i][: data.validation].mean(),
-            test_accuracy=right[i][data.validation :].mean(),
-            diverged=int(not finite[i]),
-            seconds=seconds,
+        Outcome(
+            SweepRow(
+                *run.point,
+                seed=run.seed,
+                train_loss=losses[-1][i],
+                train_accuracy=trained.accuracy[i],
+                validation_accuracy=right[i][: data.validation].mean(),
+                test_accuracy=right[i][data.validation :].mean(),
+                diverged=int(not finite[i]),
+                seconds=seconds,
+            ),
+            predictions[i][data.validation :],
         )
         for i, run in enumerate(group)
     ]
@@ -180,7 +185,7 @@ def left_to_train(
 
     What is in training comes first: the file that holds it holds one group alone.
     """
-    taken = set(found.rows)
+    taken = set(found.outcomes)
     if found.begun is not None:
         yield found.begun.variant, found.begun.runs, found.begun.progress
         taken |= set(found.begun.runs)
@@ -192,8 +197,9 @@ def left_to_train(
 def train_all(
     settings: Settings, data: Data, folder: SweepFolder, found: Found, display: Display
 ) -> None:
-    """Train every run that has no row yet, and write each as it comes."""
-    order, rows = all_runs(settings), found.rows
+    """Train every run that is not finished, and write each as it comes."""
+    order, done = all_runs(settings), found.outcomes
+    labels = data.labels[data.validation :].astype(np.uint8)
     if found.begun is not None:
         display.epoch(found.begun.progress.losses.size)
     compiled: dict[tuple[str, int], tuple[Programs, Placed]] = {}
@@ -204,7 +210,7 @@ def train_all(
             display.now(f"{variant}: compiling")
             programs = compile_for(settings, variant, data, width)
             compiled[variant, width] = programs, programs.place(data.train, data.held_out)
-        display.now(f"{variant}: run {len(rows) + 1}")
+        display.now(f"{variant}: run {len(done) + 1}")
 
         def save(progress: Progress, variant=variant, runs=tuple(group)) -> None:
             sweep_store.write(folder, Begun(variant, runs, found.identity, progress))
@@ -214,10 +220,10 @@ def train_all(
             finished = train_group(
                 *compiled[variant, width], data, group, settings.epochs, save, start
             )
-            rows |= dict(zip(group, finished, strict=True))
-            folder.write_sweep_rows(rows[run] for run in order if run in rows)
+            done |= dict(zip(group, finished, strict=True))
+            folder.write_outcomes([done[run] for run in order if run in done], labels)
             sweep_store.remove(folder)
-        display.add(finished)
+        display.add([outcome.row for outcome in finished])
 
 
 def remake(folder: SweepFolder) -> Sweep:
@@ -273,14 +279,16 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
     }
     SweepFolder.open(folder.path, settings.overwrite)
     config, found = go_on(folder, settings, config, partial(say, console))
+    predictions = len(all_runs(settings)) * len(data.test_labels)
     # A file that is replaced takes its room twice for a moment.
-    durable.room_for(folder.path, 2 * together.runs * RUN_BYTES + DRAWN_BYTES)
+    durable.room_for(folder.path, 2 * (together.runs * RUN_BYTES + predictions) + DRAWN_BYTES)
     folder.write_config(config)
     say_source(console, data)
-    if len(found.rows) == len(all_runs(settings)):
+    if len(found.outcomes) == len(all_runs(settings)):
         return
+    rows = [outcome.row for outcome in found.outcomes.values()]
     shown = settings.candidates, settings.seeds, settings.epochs
-    with Display(console, *shown, found.rows.values()) as display:
+    with Display(console, *shown, rows) as display:
         train_all(settings, Data.of(data, settings, together), folder, found, display)
     folder.write_config(config | {"compilation_cache": cache.facts()})  # now with what it served
 

@@ -22,7 +22,7 @@ from experiments.chart import (
     style,
     use_error_scale,
 )
-from experiments.sweep_results import RateCurve, in_hundredths
+from experiments.sweep_results import RateCurve, in_points
 from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import t_interval
 
@@ -116,7 +116,7 @@ def _words(curves: Sequence[RateCurve]) -> str:
     baseline = f"{curves[0].candidates.baseline:g}"
     words = f"Test accuracy is compared with that at rate {baseline}."
     if len(curves[0].seeds) > 1:
-        words += " Bands and ±: 95% t interval over the seeds."
+        words += " Bands: 95% t interval over the seeds; brackets: 95%, over seeds and images."
     return f"{words} The accuracy scale is logarithmic in the error rate."
 
 
@@ -133,7 +133,7 @@ def _note(curve: RateCurve) -> str:
     gain = curve.test_gain
     if gain is None:
         return f"chosen: {curve.chosen_rate:g}"
-    return f"chosen: {curve.chosen_rate:g}; gain in test {in_hundredths(gain, '+')} points"
+    return f"chosen: {curve.chosen_rate:g}; gain in test {in_points(gain)} points"
 
 
 def _share_axes(panels: Sequence[Axes], curves: Sequence[RateCurve], columns: int) -> None:

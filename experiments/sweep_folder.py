@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 from experiments import going_on, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Config, Identity, Kind, Say
-from experiments.sweep_results import PROGRAM, ROWS, Candidates, Run, SweepFolder, SweepRow
+from experiments.results import PREDICTIONS
+from experiments.sweep_results import PROGRAM, ROWS, Candidates, Outcome, Run, SweepFolder, SweepRow
 from experiments.sweep_settings import Settings
 from experiments.sweep_store import Begun
 
@@ -22,12 +24,12 @@ class Found(NamedTuple):
     """The runs of a sweep that are in its folder.
 
     Attributes:
-        rows: of those that are finished.
+        outcomes: of those that are finished.
         begun: those that are in training; None where there are none.
         identity: what decides their numbers.
     """
 
-    rows: dict[Run, SweepRow]
+    outcomes: dict[Run, Outcome]
     begun: Begun | None
     identity: Identity
 
@@ -85,7 +87,14 @@ def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: 
 
     going_on.set_aside_damaged(folder, {ROWS: read}, say)
     rows = read() if folder.has(ROWS) else {}
-    return Found(rows, sweep_store.read(folder, identity, wanted, rows, say), identity)
+    read_answers = partial(folder.read_answers, rows)
+    going_on.set_aside_damaged(folder, {PREDICTIONS: read_answers}, say)
+    known = read_answers().predictions if folder.has(PREDICTIONS) else {}
+    outcomes = {run: Outcome(row, known[run]) for run, row in rows.items() if run in known}
+    if len(outcomes) < len(rows):
+        again = f"{len(rows) - len(outcomes)} of the {len(rows)} runs in {folder.path / ROWS}"
+        say(f"{again} have no predictions in {PREDICTIONS}, and are trained again")
+    return Found(outcomes, sweep_store.read(folder, identity, wanted, outcomes, say), identity)
 
 
 def with_candidates(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def is_finished(folder: SweepFolder, settings: Settings, say: Say) -> bool:
     if config is None:
         return False
     found = find_runs(folder, settings, identity_of(config), say)
-    if len(found.rows) < len(all_runs(settings)):
+    if len(found.outcomes) < len(all_runs(settings)):
         return False
     say(f"Nothing is left to train in {folder.path}: it is drawn again")
     folder.write_config(with_candidates(config, settings))
@@ -136,6 +145,6 @@ def go_on(
 
     old, before = going_on.agreed(folder, SWEEP, config, read, ROWS, say)
     found = find_runs(folder, settings, before, say)
-    left = len(found.rows) < len(all_runs(settings))
+    left = len(found.outcomes) < len(all_runs(settings))
     config = going_on.config_to_write(old, before, config, SWEEP, folder.path, left)
     return with_candidates(config, settings), found

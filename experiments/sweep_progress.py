@@ -13,6 +13,7 @@ from experiments.sweep_results import (
     RateCurve,
     SweepRow,
     in_hundredths,
+    in_points,
 )
 from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import t_interval
@@ -133,8 +134,8 @@ def say_curves(console: Console, curves: Sequence[RateCurve]) -> None:
 def table_of(curves: Sequence[RateCurve]) -> Table:
     """Return the closing table: the rate chosen on the validation images, and its test accuracy."""
     table = Table(
-        title="Chosen by validation accuracy; test accuracy ± half of its 95% t interval; gain at"
-        " what the other seeds choose",
+        title="Chosen by validation accuracy; test accuracy ± half of its 95% t interval over the"
+        " seeds; gain at what the other seeds choose, its 95% interval over seeds and images",
         title_justify="left",
     )
     table.add_column("model", no_wrap=True)
@@ -149,6 +150,6 @@ def table_of(curves: Sequence[RateCurve]) -> Table:
             f"{c.chosen_rate:g}",
             in_hundredths(t_interval(c.test_accuracy[c.baseline])) + "%",
             in_hundredths(t_interval(c.test_accuracy[c.chosen])) + "%",
-            "the same rate" if gain is None else in_hundredths(gain, "+"),
+            "the same rate" if gain is None else in_points(gain),
         )
     return table

@@ -20,11 +20,6 @@ from jax_lenet.leave_one_out import best_by_others
 BY_OTHERS = "for each seed by the other seeds' validation accuracy"
 
 
-def _picked(accuracy: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Return each seed's accuracy at its rate, ``[seeds]``, from ``[rates, seeds]``."""
-    return accuracy[rates, np.arange(len(rates))]
-
-
 class CurvePair(NamedTuple):
     """Two models in one learning-rate sweep.
 
@@ -38,16 +33,17 @@ class CurvePair(NamedTuple):
 
     @property
     def gain_at_baseline(self) -> np.ndarray:
-        """Treated less plain test accuracy at the baseline, the study's own rate, ``[seeds]``."""
-        treated, plain = self
-        return treated.test_accuracy[treated.baseline] - plain.test_accuracy[plain.baseline]
+        """Treated less plain correctness at the baseline, the study's own rate.
+
+        ``[seeds, images]``, -1 to 1.
+        """
+        return self.treated.right_at_baseline - self.plain.right_at_baseline
 
     @property
     def gain_at_best(self) -> np.ndarray:
-        """The same with each model at the rate that the other seeds find best, ``[seeds]``."""
+        """The same with each model at the rate that the other seeds find best."""
         treated, plain = (
-            _picked(curve.test_accuracy, best_by_others(curve.validation_accuracy))
-            for curve in self
+            curve.right_at(best_by_others(curve.validation_accuracy)) for curve in self
         )
         return treated - plain
 
@@ -127,7 +123,7 @@ def _dropout_question(curve: RateCurve, rules: Rules) -> Question:
     best = rated[best_by_others(curve.validation_accuracy[rated])]
     layers = "drop6 and drop7" if candidates.layers == "both" else str(candidates.layers)
     rate = _in_words(curve, best)
-    gain = _picked(curve.test_accuracy, best) - curve.test_accuracy[none]
+    gain = curve.right_at(best) - curve.right_at_baseline
     name = f"{layers} at {rate}, {candidates.variant}"
     return Question(
         name,

@@ -1,28 +1,30 @@
 """A sweep's folder: its files, their schema, and which rate they show to be best.
 
-    config.json  every setting, versions, device, data source with sizes and SHA-256
-    sweep.csv    one row per run, as it stands after its last epoch: `SweepRow`
-    begun.npz    the runs in training, see `experiments.sweep_store`; gone when they are finished
-    sweep.json   per model and layers: accuracy by rate, the rate chosen, its gain in test accuracy
-    sweep.png    accuracy by rate
+    config.json      every setting, versions, device, data source with sizes and SHA-256
+    sweep.csv        one row per run, as it stands after its last epoch: `SweepRow`
+    predictions.npz  the class that each run gives each test image, and the right one
+    begun.npz        the runs in training, see `experiments.sweep_store`; gone when finished
+    sweep.json       per model and layers: accuracy by rate, the rate chosen, its gain
+    sweep.png        accuracy by rate
 
 The validation images, which no run trains on, choose the rate; the test images have no say in it
 and tell what the choice is worth. A run that diverged counts with the accuracy that it ends with,
 about that of guessing: whoever picks its rate gets that.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.cli import UserError
-from experiments.results import CONFIG, ResultsFolder
-from jax_lenet.leave_one_out import best_by_others, leave_one_out_interval
+from experiments.results import CONFIG, PREDICTIONS, ResultsFolder, agree, are_classes
+from jax_lenet.leave_one_out import best_by_others, variance_factor
 from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import Interval, t_interval
+from jax_lenet.two_way import two_way_interval
 
 PROGRAM = "experiments.sweep"
 #: Which layers have the rate; None where it is a learning rate.
@@ -31,7 +33,7 @@ ROWS = "sweep.csv"
 BEGUN = "begun.npz"
 SUMMARY = "sweep.json"
 FIGURE = "sweep.png"
-FILES = (CONFIG, ROWS, BEGUN, SUMMARY, FIGURE)
+FILES = (CONFIG, ROWS, PREDICTIONS, BEGUN, SUMMARY, FIGURE)
 
 
 class Point(NamedTuple):
@@ -85,6 +87,35 @@ class SweepRow(NamedTuple):
     test_accuracy: float
     diverged: int
     seconds: float
+
+    @property
+    def run(self) -> Run:
+        """Whose row it is."""
+        return Run(Point(*self[:4]), self.seed)
+
+
+class Outcome(NamedTuple):
+    """What a finished run leaves.
+
+    Attributes:
+        row: its line of sweep.csv.
+        predictions: the class that it gives each test image, uint8 ``[images]``.
+    """
+
+    row: SweepRow
+    predictions: np.ndarray
+
+
+class Answers(NamedTuple):
+    """What runs take the test images for, the arrays of predictions.npz.
+
+    Attributes:
+        labels: as the data set gives them, uint8 ``[images]``.
+        predictions: by run, uint8 ``[images]``.
+    """
+
+    labels: np.ndarray
+    predictions: Mapping[Run, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -146,7 +177,7 @@ class RateCurve:
         seeds: of the runs, the same for every rate.
         train_accuracy: fraction, in evaluation mode, float64 ``[rates, seeds]``.
         validation_accuracy: the same of the validation images.
-        test_accuracy: the same of the test images.
+        right: whether a run has a test image right, bool ``[rates, seeds, images]``.
         diverged: whether a run's loss was ever NaN or infinite, bool ``[rates, seeds]``.
     """
 
@@ -154,8 +185,13 @@ class RateCurve:
     seeds: tuple[int, ...]
     train_accuracy: np.ndarray
     validation_accuracy: np.ndarray
-    test_accuracy: np.ndarray
+    right: np.ndarray
     diverged: np.ndarray
+
+    @property
+    def test_accuracy(self) -> np.ndarray:
+        """Fraction of the test images, float64 ``[rates, seeds]``."""
+        return self.right.mean(2)
 
     @property
     def chosen(self) -> int:
@@ -172,23 +208,41 @@ class RateCurve:
         """Index of the rate that the others are compared with."""
         return self.candidates.rates.index(self.candidates.baseline)
 
+    def right_at(self, rates: np.ndarray) -> np.ndarray:
+        """Return which images each seed has right at its rate, -1 to 1 ``[seeds, images]``.
+
+        Args:
+            rates: the index of each seed's rate, ``[seeds]``.
+        """
+        return self.right[rates, np.arange(len(self.seeds))].astype(np.int8)
+
+    @property
+    def right_at_baseline(self) -> np.ndarray:
+        """The same at the rate that the others are compared with."""
+        return self.right[self.baseline].astype(np.int8)
+
     @property
     def test_differences(self) -> np.ndarray:
-        """Test accuracy at the rate that the other seeds choose less the baseline's, ``[seeds]``.
+        """Right at the rate that the other seeds choose less right at the baseline's.
 
-        Not at `chosen`: a seed's own luck, which shows on the validation images and on the test
-        images, would speak for the rate that it helps to choose.
+        ``[seeds, images]``, -1 to 1. Not at `chosen`: a seed's own luck, which shows on the
+        validation images and on the test images, would speak for the rate that it helps to choose.
         """
-        by_others = best_by_others(self.validation_accuracy)
-        accuracy = self.test_accuracy[by_others, np.arange(len(self.seeds))]
-        return accuracy - self.test_accuracy[self.baseline]
+        return self.right_at(best_by_others(self.validation_accuracy)) - self.right_at_baseline
 
     @property
     def test_gain(self) -> Interval | None:
-        """Mean of `test_differences` with its interval; None where the baseline is chosen."""
+        """Mean of `test_differences`, for other seeds and images; None if the baseline is chosen.
+
+        Its interval allows for what the choices have in common (`jax_lenet.leave_one_out`).
+        """
         if self.chosen == self.baseline:
             return None
-        return leave_one_out_interval(self.test_differences)
+        return two_way_interval(self.test_differences, seed_factor=variance_factor(len(self.seeds)))
+
+    def without(self, images: np.ndarray) -> "RateCurve":
+        """Return the same without some of the test images, bool ``[images]``."""
+        return replace(self, right=self.right[..., ~images])
 
     @property
     def at_end(self) -> bool:
@@ -204,10 +258,17 @@ class Sweep:
     Attributes:
         curves: one for each model and, in a dropout sweep, choice of layers.
         config: the content of config.json.
+        labels: of the test images, as the data set gives them, uint8 ``[images]``.
     """
 
     curves: tuple[RateCurve, ...]
     config: dict
+    labels: np.ndarray
+
+    def without(self, images: np.ndarray) -> "Sweep":
+        """Return the same without some of the test images, bool ``[images]``."""
+        curves = tuple(curve.without(images) for curve in self.curves)
+        return replace(self, curves=curves, labels=self.labels[~images])
 
 
 class SweepFolder(ResultsFolder):
@@ -218,6 +279,22 @@ class SweepFolder(ResultsFolder):
     def knows_itself(self) -> bool:
         """Tell whether a file other than config.json says whose results these are."""
         return self.has(BEGUN) and not self.has(ROWS)
+
+    def write_outcomes(self, outcomes: Sequence[Outcome], labels: np.ndarray) -> None:
+        """Write predictions.npz, then sweep.csv: a run that has a row has predictions.
+
+        Args:
+            outcomes: of finished runs.
+            labels: of the test images, uint8 ``[images]``.
+        """
+        runs = [(*outcome.row.run.point, outcome.row.seed) for outcome in outcomes]
+        arrays = {
+            "labels": labels,
+            "runs": np.array(runs, np.float64),
+            "predictions": np.array([outcome.predictions for outcome in outcomes], np.uint8),
+        }
+        self._write_arrays(PREDICTIONS, arrays)
+        self.write_sweep_rows(outcome.row for outcome in outcomes)
 
     def write_sweep_rows(self, rows: Iterable[SweepRow]) -> None:
         """Write sweep.csv."""
@@ -247,6 +324,42 @@ class SweepFolder(ResultsFolder):
         """
         return _runs(self.read_sweep_rows(), self.path / ROWS)
 
+    def read_answers(self, runs: Mapping[Run, SweepRow]) -> Answers:
+        """Read predictions.npz.
+
+        Args:
+            runs: of sweep.csv. Those that have predictions must have their accuracy.
+
+        Raises:
+            UserError: if it is missing, not the arrays of a sweep, or of other runs.
+        """
+        path, arrays = self.path / PREDICTIONS, self._read_arrays(PREDICTIONS)
+        images = arrays["labels"].size if "labels" in arrays else 0
+        count = len(np.atleast_1d(arrays["runs"])) if "runs" in arrays else 0
+        expected = {
+            "labels": (np.dtype("u1"), (images,)),
+            "runs": (np.dtype("f8"), (count, len(Point._fields) + 1)),
+            "predictions": (np.dtype("u1"), (count, images)),
+        }
+        if (
+            {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected
+            or not np.isfinite(arrays["runs"]).all()
+            or not (are_classes(arrays["labels"]) and are_classes(arrays["predictions"]))
+        ):
+            raise UserError(f"{path}: expected labels [N], runs [R, 5] and predictions [R, N]")
+        labels = arrays["labels"]
+        by_run = {
+            Run(Point(int(norm), *rates), int(seed)): of_images
+            for (norm, *rates, seed), of_images in zip(
+                arrays["runs"].tolist(), arrays["predictions"], strict=True
+            )
+        }
+        both = [run for run in by_run if run in runs]
+        right = np.array([by_run[run] == labels for run in both]).reshape(len(both), labels.size)
+        if not agree(right, np.array([runs[run].test_accuracy for run in both])):
+            raise UserError(f"{path}: expected the predictions of the runs in {ROWS}")
+        return Answers(labels, by_run)
+
 
 def read(folder: Path) -> Sweep:
     """Read a finished sweep.
@@ -266,7 +379,11 @@ def read(folder: Path) -> Sweep:
     missing = wanted - sum(point in points and seed in seeds for point, seed in runs)
     if missing:
         raise UserError(f"{folder / ROWS}: expected {wanted} finished runs, {missing} are missing")
-    return Sweep(tuple(_curve(c, tuple(seeds), runs) for c in candidates), config)
+    answers = files.read_answers(runs)
+    if not runs.keys() <= answers.predictions.keys():
+        raise UserError(f"{folder / PREDICTIONS}: expected the predictions of all runs in {ROWS}")
+    curves = tuple(_curve(c, tuple(seeds), runs, answers) for c in candidates)
+    return Sweep(curves, config, answers.labels)
 
 
 def _plan(config: dict, path: Path) -> tuple[list[Candidates], range]:
@@ -294,7 +411,7 @@ def _runs(rows: Sequence[SweepRow], path: Path) -> dict[Run, SweepRow]:
     """Return the rows by run, or say which line cannot be right."""
     runs = {}
     for number, row in enumerate(rows, start=2):
-        key = Run(Point(*row[:4]), row.seed)
+        key = row.run
         if key in runs:
             raise UserError(f"{path}: line {number} has a run that an earlier line has")
         accuracies = row.train_accuracy, row.validation_accuracy, row.test_accuracy
@@ -306,19 +423,26 @@ def _runs(rows: Sequence[SweepRow], path: Path) -> dict[Run, SweepRow]:
     return runs
 
 
-def _curve(candidates: Candidates, seeds: tuple[int, ...], runs: dict[Run, SweepRow]) -> RateCurve:
+def _curve(
+    candidates: Candidates,
+    seeds: tuple[int, ...],
+    rows: Mapping[Run, SweepRow],
+    answers: Answers,
+) -> RateCurve:
     points = map(candidates.point, candidates.rates)
-    rows = [[runs[Run(point, seed)] for seed in seeds] for point in points]
+    runs = [[Run(point, seed) for seed in seeds] for point in points]
 
     def of_each(column: str) -> np.ndarray:
-        return np.array([[getattr(row, column) for row in of_rate] for of_rate in rows])
+        return np.array([[getattr(rows[run], column) for run in of_rate] for of_rate in runs])
 
     return RateCurve(
         candidates,
         seeds,
         train_accuracy=of_each("train_accuracy"),
         validation_accuracy=of_each("validation_accuracy"),
-        test_accuracy=of_each("test_accuracy"),
+        right=np.array(
+            [[answers.predictions[run] == answers.labels for run in of_rate] for of_rate in runs]
+        ),
         diverged=of_each("diverged") == 1,
     )
 
@@ -326,7 +450,8 @@ def _curve(candidates: Candidates, seeds: tuple[int, ...], runs: dict[Run, Sweep
 def summarize(curves: Sequence[RateCurve]) -> dict:
     """Return the content of sweep.json: intervals over the seeds, and the rate chosen.
 
-    ``test_gain`` is null where the baseline itself is chosen.
+    ``test_gain``, the one difference, is for other seeds and other test images; null where the
+    baseline itself is chosen.
     """
     return {"curves": [_summary(curve) for curve in curves]}
 
@@ -355,17 +480,31 @@ def _summary(curve: RateCurve) -> dict:
     }
 
 
-def in_hundredths(interval: Interval, sign: str = "") -> str:
-    """Return an interval of fractions in percent, or of differences in percentage points.
+def in_hundredths(interval: Interval) -> str:
+    """Return a mean in percent with half of its interval.
 
     Args:
-        interval: symmetric, as Student's is.
-        sign: ``"+"`` shows the sign of a positive number too.
+        interval: of fractions; symmetric, as Student's is.
 
-    >>> in_hundredths(Interval(0.0012, 0.0002, 0.0022, 8, 0.95, "t"), "+")
-    '+0.12 ± 0.10'
+    >>> in_hundredths(Interval(0.9812, 0.9802, 0.9822, 8, 0.95, "t"))
+    '98.12 ± 0.10'
     """
-    mean = f"{round(100 * interval.estimate, 2) + 0.0:{sign}.2f}"  # + 0.0: never a -0.00
+    mean = f"{100 * interval.estimate:.2f}"
     if interval.high is None:
         return mean
     return f"{mean} ± {100 * (interval.high - interval.estimate):.2f}"
+
+
+def in_points(interval: Interval) -> str:
+    """Return a difference in percentage points with the ends of its interval.
+
+    Args:
+        interval: of a difference of fractions.
+
+    >>> in_points(Interval(0.0012, -0.0001, 0.0022, 8, 0.95, "bootstrap of seeds and images"))
+    '+0.12 [-0.01, +0.22]'
+    """
+    ends = [interval.estimate, interval.low, interval.high]
+    # + 0.0: never a -0.00
+    words = [f"{round(100 * end, 2) + 0.0:+.2f}" for end in ends if end is not None]
+    return words[0] if len(words) == 1 else f"{words[0]} [{words[1]}, {words[2]}]"

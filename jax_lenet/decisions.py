@@ -11,11 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jax_lenet.leave_one_out import (
-    leave_one_out_interval,
-    leave_one_out_test,
-    variance_factor,
-)
+from jax_lenet.leave_one_out import variance_factor
 from jax_lenet.power import power_of_equivalence, power_of_t_test, projected
 from jax_lenet.statistics import (
     RESAMPLES,
@@ -121,7 +117,7 @@ class Comparison:
         tests: of a mean of zero, two-sided; all of them have to find it.
         image_variance: of the mean, from the test images; more seeds do not reduce it.
         unit: what was repeated, in the plural.
-        variance_factor: by how much the mean's variance from the seeds is larger than theirs / n.
+        seed_factor: by how much the mean's variance from the seeds is larger than theirs / n.
     """
 
     differences: np.ndarray
@@ -129,7 +125,7 @@ class Comparison:
     tests: tuple[PValue, ...]
     image_variance: float = 0.0
     unit: str = "seeds"
-    variance_factor: float = 1.0
+    seed_factor: float = 1.0
 
     @property
     def mirrored(self) -> "Comparison":
@@ -174,7 +170,9 @@ def compare(differences: np.ndarray, rules: Rules = Rules(), *, unit: str = "see
     return Comparison(differences, interval, (test,), unit=unit)
 
 
-def compare_accuracy(differences: np.ndarray, rules: Rules = Rules()) -> Comparison:
+def compare_accuracy(
+    differences: np.ndarray, rules: Rules = Rules(), *, seed_factor: float = 1.0
+) -> Comparison:
     """Return the evidence in differences of correctness, for other seeds and other images.
 
     The seeds' sign flips take the test images for granted, so `two_way_test` has to agree.
@@ -183,30 +181,28 @@ def compare_accuracy(differences: np.ndarray, rules: Rules = Rules()) -> Compari
         differences: ``[seeds, images]``: right minus right of two variants, -1, 0 or 1, or a
             difference of such differences; at least two images.
         rules: level and resamples are used.
+        seed_factor: as in `jax_lenet.two_way.two_way`.
     """
     means = finite(differences, 2).mean(axis=1)
-    interval = two_way_interval(differences, rules.level, resamples=rules.resamples)
+    interval = two_way_interval(
+        differences, rules.level, resamples=rules.resamples, seed_factor=seed_factor
+    )
     flips = sign_flip_test(means, resamples=rules.resamples)
     if len(means) < 2:
         return Comparison(means, interval, (flips,))
-    tests = (flips, two_way_test(differences))
-    return Comparison(means, interval, tests, two_way(differences).image_variance)
+    tests = (flips, two_way_test(differences, seed_factor))
+    images = two_way(differences).image_variance
+    return Comparison(means, interval, tests, images, seed_factor=seed_factor)
 
 
-def compare_chosen(gains: np.ndarray, rules: Rules = Rules()) -> Comparison:
+def compare_chosen(differences: np.ndarray, rules: Rules = Rules()) -> Comparison:
     """Return the evidence in gains of what the other seeds chose (`jax_lenet.leave_one_out`).
 
     Args:
-        gains: finite, ``[n]``, one a seed.
+        differences: ``[seeds, images]``: right with each seed's choice minus right without.
         rules: level and resamples are used.
     """
-    interval = leave_one_out_interval(gains, rules.level)
-    flips = sign_flip_test(gains, resamples=rules.resamples)
-    n = len(gains)
-    if n < 2:
-        return Comparison(gains, interval, (flips,))
-    tests = (flips, leave_one_out_test(gains))
-    return Comparison(gains, interval, tests, variance_factor=variance_factor(n))
+    return compare_accuracy(differences, rules, seed_factor=variance_factor(len(differences)))
 
 
 def decide_all(pairs: Sequence[tuple[Comparison, Claim]], rules: Rules = Rules()) -> list[Verdict]:
@@ -338,7 +334,7 @@ def seeds_needed(
     if len(measured) < 2:
         return None
     n = np.arange(max(len(measured) + 1, rules.least_seeds), rules.most_seeds + 1)
-    variance = comparison.variance_factor * measured.var(ddof=1)
+    variance = comparison.seed_factor * measured.var(ddof=1)
     error, freedom = projected(variance, comparison.image_variance, n)
     mean, tail = float(measured.mean()), 1 - rules.level
     found = power_of_t_test(mean, error, freedom, rules.alpha / family) >= rules.power

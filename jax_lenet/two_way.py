@@ -28,7 +28,7 @@ class TwoWay(NamedTuple):
     degrees_of_freedom: float
 
 
-def two_way(differences: np.ndarray) -> TwoWay:
+def two_way(differences: np.ndarray, seed_factor: float = 1.0) -> TwoWay:
     """Split the variance of a mean over random seeds and random images.
 
     With d = mean + seed effect + image effect + rest, and the mean squares A of seeds, B of images
@@ -39,6 +39,8 @@ def two_way(differences: np.ndarray) -> TwoWay:
     Args:
         differences: ``[seeds, images]``, at least two of each: of correctness, -1, 0 or 1, or of
             such differences.
+        seed_factor: by how much the mean varies more with the seeds than their scatter tells, for
+            what they share (`jax_lenet.leave_one_out`).
 
     Raises:
         ValueError: with one seed or one image.
@@ -48,20 +50,25 @@ def two_way(differences: np.ndarray) -> TwoWay:
     if min(n, m) < 2:
         raise ValueError(f"expected at least two seeds and two images, got {n} and {m}")
     mean = float(differences.mean())
-    seeds = differences.mean(1).var(ddof=1) / n  # A / (n * m)
+    scatter = differences.mean(1).var(ddof=1) / n  # A / (n * m)
     images = differences.mean(0).var(ddof=1) / m  # B / (n * m)
     both = np.sum((differences - mean) ** 2) / (n * m)
-    rest = (both - (n - 1) * seeds - (m - 1) * images) / ((n - 1) * (m - 1))  # R / (n * m)
-    beyond = max(images - rest, 0.0)
+    rest = (both - (n - 1) * scatter - (m - 1) * images) / ((n - 1) * (m - 1))  # R / (n * m)
+    seeds, beyond = seed_factor * scatter, max(images - rest, 0.0)
     freedom = n - 1.0
     if beyond > 0:
-        scatter = images**2 / (m - 1) + rest**2 / ((n - 1) * (m - 1))
-        freedom = (seeds + beyond) ** 2 / (seeds**2 / (n - 1) + scatter)
+        of_images = images**2 / (m - 1) + rest**2 / ((n - 1) * (m - 1))
+        freedom = (seeds + beyond) ** 2 / (seeds**2 / (n - 1) + of_images)
     return TwoWay(mean, float(seeds), float(beyond), float(freedom))
 
 
 def two_way_interval(
-    differences: np.ndarray, level: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0
+    differences: np.ndarray,
+    level: float = 0.95,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    seed_factor: float = 1.0,
 ) -> Interval:
     """Return the mean difference with an interval that resamples both seeds and images.
 
@@ -89,12 +96,13 @@ def two_way_interval(
         level: of confidence.
         resamples: of seeds and images.
         seed: of the generator.
+        seed_factor: as in `two_way`.
     """
     differences = finite(differences, 2)
     n = len(differences)
     if n < 2:
         return Interval(float(differences.mean()), None, None, n, level, "none: one seed")
-    parts = two_way(differences)
+    parts = two_way(differences, seed_factor)
     rng = np.random.default_rng(seed)
     # Images with equal effects are one class: a few dozen classes instead of 10,000 images.
     effects, counts = np.unique(differences.mean(0) - parts.mean, return_counts=True)
@@ -124,7 +132,7 @@ def _resampled(
     return drawn * np.sqrt(variance / expected) if expected > 0 else drawn
 
 
-def two_way_test(differences: np.ndarray) -> PValue:
+def two_way_test(differences: np.ndarray, seed_factor: float = 1.0) -> PValue:
     """Test whether the mean over random seeds and images is zero, two-sided.
 
     Student's t on `two_way`'s variance. A sign-flip test of the seeds' means asks about these very
@@ -132,8 +140,9 @@ def two_way_test(differences: np.ndarray) -> PValue:
 
     Args:
         differences: as in `two_way`.
+        seed_factor: as in `two_way`.
     """
-    mean, seeds, images, freedom = two_way(differences)
+    mean, seeds, images, freedom = two_way(differences, seed_factor)
     method = "t over seeds and images"
     if seeds + images == 0:
         return PValue(float(mean == 0), method)

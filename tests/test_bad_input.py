@@ -143,6 +143,7 @@ EARLIER = (
     *("config.json", "results.csv", "timing.csv", "predictions.npz", "test_set.npz"),
     *("summary.json", "figure1.png", "figure2.png", "report.html", "runs/LeNet.seeds-0.npz"),
     *("sweep.csv", "sweep.json", "sweep.png", "sweeps/1/config.json", "sweeps/1/sweep.csv"),
+    "sweeps/1/predictions.npz",
     *("benchmark.json", "benchmark.png", "notes.txt"),
 )
 

@@ -243,6 +243,24 @@ KEPT_ROWS = [
     (lambda old: old + old.splitlines(keepends=True)[1], "an earlier line has"),
     (lambda old: old.replace(b",0.2,", b",0.2,7", 1), "line 2: expected accuracies from 0 to 1"),
 ]
+SWEEP_PREDICTIONS = [
+    (None, "cannot read"),
+    (arrays(labels=TRAPS), ""),
+    *((arrays(**{name: None}), "runs [R, 5]") for name in ("labels", "runs", "predictions")),
+    (arrays(more=np.zeros(3)), "runs [R, 5]"),
+    (arrays(runs=np.zeros([12, 4])), "runs [R, 5]"),
+    (arrays(runs=np.zeros(5)), "runs [R, 5]"),
+    (arrays(runs=np.array(5.0)), "runs [R, 5]"),
+    (arrays(runs=np.full([12, 5], np.nan)), "runs [R, 5]"),
+    (arrays(runs=np.full([12, 5], 1e300)), "expected the predictions of all runs"),
+    (arrays(runs=np.zeros([12, 5])), "expected the predictions of all runs"),
+    (arrays(labels=np.zeros(199, np.uint8)), "runs [R, 5]"),
+    (arrays(labels=np.full(200, 10, np.uint8)), "runs [R, 5]"),
+    (arrays(labels=np.zeros(200, np.uint8)), "expected the predictions of the runs"),
+    (arrays(predictions=np.zeros([12, 200], np.uint8)), "expected the predictions of the runs"),
+    (arrays(predictions=np.zeros([12, 200])), "runs [R, 5]"),
+    (arrays(predictions=np.zeros(12, np.uint8)), "runs [R, 5]"),
+]
 DAMAGE = [
     *(("config.json", *case) for case in CONFIG),
     *(("results.csv", *case) for case in ROWS),
@@ -252,6 +270,7 @@ DAMAGE = [
     *(("timing.csv", *case) for case in TIMING),
     *((f"{SWEEP}config.json", *case) for case in KEPT),
     *((f"{SWEEP}sweep.csv", *case) for case in KEPT_ROWS),
+    *((f"{SWEEP}predictions.npz", *case) for case in ARCHIVE + SWEEP_PREDICTIONS),
 ]
 
 

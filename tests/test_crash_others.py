@@ -71,7 +71,7 @@ def programs(folder):
     cache = ("--compilation-cache", str(folder / "compiled"), "--devices", "1")
     rates = ("--dropout-rates", "0.5", "--layers", "drop6", "--runs-at-once", "2")
     return [
-        Program("sweep", (*rates, *cache), "sweep.csv", ("sweep.json",)),
+        Program("sweep", (*rates, *cache), "sweep.csv", ("sweep.json", "predictions.npz")),
         Program("torch_baseline", ("--variants", "LeNet", "LeNet_BN_Dropout"), "results.csv", ()),
     ]
 

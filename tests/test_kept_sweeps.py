@@ -8,6 +8,7 @@ from experiments.cli import UserError
 from experiments.kept_sweeps import load
 from tests.simulated import CONFIG, LEARNING_RATES, write_sweep
 
+KEPT = ("config.json", "sweep.csv", "predictions.npz")
 FILES = {"train-images": {"sha256": "ab" * 32, "bytes": 9}, "test-images": {"sha256": "cd" * 32}}
 OTHER = {"train-images": {"sha256": "ef" * 32, "bytes": 9}, "test-images": {"sha256": "cd" * 32}}
 
@@ -28,7 +29,7 @@ def sweep_at(path, **changes):
 def test_a_sweep_on_the_same_data_is_taken_as_it_is_wherever_its_files_lay(tmp_path, study):
     path = sweep_at(tmp_path, source={"path": "elsewhere", "files": dict(reversed(FILES.items()))})
     (files,) = load([path], study)
-    assert files == {name: (path / name).read_bytes() for name in ("config.json", "sweep.csv")}
+    assert files == {name: (path / name).read_bytes() for name in KEPT}
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,6 @@ def test_whatever_rests_on_test_images_is_made_again(study):
     assert study["wrong_labels"]["recomputed"] == 6 + 6 + 2
     text = study["wrong_labels"]["text"]
     assert "14 comparisons rest on the test images" in text
-    assert "from a sweep" not in text  # there is none
 
 
 def test_one_comparison_is_told_as_one(study):
@@ -98,14 +97,6 @@ def test_one_comparison_is_told_as_one(study):
     assert found is not None
     assert "1 comparison rests on the test images" in found["text"]
     assert "was made again without them: its estimate moves by 0.000 points." in found["text"]
-
-
-def test_what_comes_from_a_sweep_still_holds_them_and_is_said_to(study):
-    entry = copy.deepcopy(study["verdicts"][1])
-    entry["parts"][-1] |= {"role": "further", "by_image": False}
-    found = label_errors.summarize(np.array([True]), [entry], [copy.deepcopy(entry)])
-    assert found is not None
-    assert found["text"].endswith("What comes from a sweep still holds them.")
 
 
 def test_where_nothing_changes_it_says_so(study):

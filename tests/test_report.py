@@ -75,7 +75,7 @@ def test_a_sweep_is_copied_into_the_folder_and_counts_from_then_on(tmp_path, swe
     folder = write(tmp_path / "r", STUDY)
     assert run(folder.path, "--sweep", swept) == 0
     kept = folder.path / "sweeps" / "1"
-    for name in ("config.json", "sweep.csv"):
+    for name in ("config.json", "sweep.csv", "predictions.npz"):
         assert (kept / name).read_bytes() == (swept / name).read_bytes()
     names = [part["name"] for part in summary_of(folder)["verdicts"][1]["parts"]]
     assert names[-2:] == [

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from experiments import cli, sweep, sweep_figure, sweep_folder
+from experiments import cli, npz, sweep, sweep_figure, sweep_folder
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import (
     Candidates,
@@ -31,6 +31,7 @@ from experiments.sweep_settings import Settings
 from experiments.together import Together
 from jax_lenet import examples, fit, lenet5, load
 from jax_lenet.ensemble import evaluate_runs
+from jax_lenet.two_way import two_way_interval
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--dataset", "mnist_sample", "--train-size", "256", "--epochs", "1", "--seeds", "2")
@@ -131,9 +132,11 @@ def test_traced_rates_give_the_runs_that_rates_in_the_model_give_in_any_company(
     programs = sweep.compile_for(settings, "LeNet_BN_noDropout", data, 2)
     placed = programs.place(data.train, data.held_out)
     group = [sweep.Run(Point(1, 0.0, 0.0, 0.1), 3), sweep.Run(Point(1, 0.5, 0.2, 0.15), 3)]
-    _, row = sweep.train_group(programs, placed, data, group, settings.epochs)
-    (again,) = sweep.train_group(programs, placed, data, group[1:], settings.epochs)
+    _, (row, predictions) = sweep.train_group(programs, placed, data, group, settings.epochs)
+    ((again, same),) = sweep.train_group(programs, placed, data, group[1:], settings.epochs)
     assert again == row._replace(seconds=again.seconds)  # to the last bit, in another place
+    np.testing.assert_array_equal(same, predictions)
+    assert (predictions == dataset.test_labels).mean() == pytest.approx(row.test_accuracy)
     model = lenet5(batch_norm=True, dropout=(0.5, 0.2))
     test = examples(dataset.test_images, dataset.test_labels)
     alone = fit(
@@ -196,6 +199,13 @@ def test_the_folder_says_how_it_was_made_and_what_was_chosen(finished):
     summary = json.loads((out / "sweep.json").read_text())
     assert [curve["layers"] for curve in summary["curves"]] == ["drop6", "both"]
     assert summary == summarize(read(out).curves)
+    answers = npz.decode((out / "predictions.npz").read_bytes())
+    with (out / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    named = ("batch_norm", "drop6", "drop7", "learning_rate", "seed")
+    assert answers["runs"].tolist() == [[float(row[name]) for name in named] for row in rows]
+    right = (answers["predictions"] == answers["labels"]).mean(1)
+    np.testing.assert_allclose(right, [float(row["test_accuracy"]) for row in rows], atol=1e-6)
     with Image.open(out / "sweep.png") as picture:
         picture.verify()
 
@@ -254,7 +264,7 @@ def test_learning_rates_share_one_program_and_a_run_that_diverges_is_kept_and_na
 
 
 def curve_of(validation, test=None, rates=(0.0, 0.3, 0.6), layers="drop6", variant="LeNet"):
-    """A curve with the given accuracies ``[rates, seeds]``."""
+    """A curve with the given accuracies ``[rates, seeds]``, of a thousand test images."""
     validation = np.asarray(validation, np.float64)
     test = validation if test is None else np.asarray(test, np.float64)
     return RateCurve(
@@ -262,7 +272,7 @@ def curve_of(validation, test=None, rates=(0.0, 0.3, 0.6), layers="drop6", varia
         tuple(range(validation.shape[1])),
         train_accuracy=np.minimum(validation + 0.01, 1),
         validation_accuracy=validation,
-        test_accuracy=test,
+        right=np.arange(1000) < np.round(1000 * test)[..., None],
         diverged=np.zeros(validation.shape, bool),
     )
 
@@ -295,13 +305,22 @@ def test_the_gain_is_that_of_the_rate_that_the_other_seeds_choose_paired_by_seed
     # Without the last seed the means are 0.972 and 0.974, without the first 0.973 and 0.976; but
     # without the second, 0.971 and 0.978: all choose the second rate.
     curve = curve_of(VALIDATION, test)
-    np.testing.assert_allclose(curve.test_differences, [0.002, 0.003, 0.001])
+    np.testing.assert_allclose(curve.test_differences.mean(1), [0.002, 0.003, 0.001])
     gain = curve.test_gain
     assert gain is not None
-    # Nadeau and Bengio's variance: s^2 (1/3 + 1/2), not s^2 / 3.
+    assert (gain.estimate, gain.n) == (pytest.approx(0.002), 3)
+    assert gain.method == "bootstrap of seeds and images"
+    # Nadeau and Bengio's variance: s^2 (1/3 + 1/2), not s^2 / 3; and the images' on top of it.
+    assert gain == two_way_interval(curve.test_differences, seed_factor=2.5)
     error = stats.sem([0.002, 0.003, 0.001]) * np.sqrt(2.5)
-    expected = stats.t.interval(0.95, 2, 0.002, error)
-    assert (gain.estimate, gain.low, gain.high) == pytest.approx((0.002, *expected))
+    assert gain.high - gain.low > 2 * 1.96 * error
+
+
+def test_test_images_are_left_out_of_a_curve():
+    curve = curve_of(VALIDATION)
+    last = np.arange(1000) >= 900  # nobody has one of them right
+    np.testing.assert_allclose(curve.without(last).test_accuracy, np.minimum(VALIDATION, 0.9) / 0.9)
+    np.testing.assert_array_equal(curve.without(last).validation_accuracy, VALIDATION)
 
 
 def test_a_seed_has_no_say_in_the_rate_that_it_is_compared_at():
@@ -309,7 +328,7 @@ def test_a_seed_has_no_say_in_the_rate_that_it_is_compared_at():
     validation = [[0.97, 0.97, 0.90], [0.96, 0.96, 0.99], [0.90, 0.90, 0.90]]
     curve = curve_of(validation, test=[[0.9] * 3, [0.8, 0.8, 0.95], [0.7] * 3])
     assert curve.chosen == 1
-    np.testing.assert_allclose(curve.test_differences, [-0.1, -0.1, 0.0])
+    np.testing.assert_allclose(curve.test_differences.mean(1), [-0.1, -0.1, 0.0])
 
 
 def test_where_the_baseline_is_chosen_there_is_no_gain_to_report():
@@ -346,8 +365,8 @@ def test_a_choice_at_the_end_of_the_rates_is_told(layers, chosen, at_end):
 
 def changed(finished, tmp_path, name, edit):
     """A copy of the finished folder with one file edited."""
-    for file in ("config.json", "sweep.csv"):
-        (tmp_path / file).write_text((finished[0] / file).read_text())
+    for file in ("config.json", "sweep.csv", "predictions.npz"):
+        (tmp_path / file).write_bytes((finished[0] / file).read_bytes())
     (tmp_path / name).write_text(edit((finished[0] / name).read_text()))
     return tmp_path
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cli, durable, environment, sweep, sweep_figure, sweep_store
+from experiments import cli, durable, environment, npz, sweep, sweep_figure, sweep_store
 from experiments.lock import one_writer
 from experiments.settings import StudySettings
 from experiments.sweep_results import BEGUN, SweepFolder
@@ -63,7 +63,7 @@ def numbers(out):
     """Everything of a sweep that may not depend on how it came about."""
     with (out / "sweep.csv").open() as file:
         rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
-    return rows, (out / "sweep.json").read_bytes()
+    return rows, *((out / name).read_bytes() for name in ("sweep.json", "predictions.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +377,40 @@ def of_another_sweep(text):
 
 def twice(text):
     return text + text.splitlines(keepends=True)[-1]
+
+
+def of_fewer_runs(content):
+    arrays = npz.decode(content)
+    fewer = {name: arrays[name][:-2] for name in ("runs", "predictions")}
+    return npz.encode(arrays | fewer, compressed=True)
+
+
+def of_other_predictions(content):
+    arrays = npz.decode(content)
+    return npz.encode(arrays | {"predictions": arrays["predictions"][::-1]}, compressed=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "again", "words"),
+    [
+        (lambda content: content[:-1], RUNS, "the file is now predictions.npz.damaged-1"),
+        (of_other_predictions, RUNS, "expected the predictions of the runs in sweep.csv"),
+        (of_fewer_runs, 2, "2 of the 6 runs in"),
+        (None, RUNS, "6 of the 6 runs in"),
+    ],
+)
+def test_runs_whose_predictions_are_lost_are_named_and_trained_again(
+    damage, again, words, finished, undisturbed, trained, capsys
+):
+    path = finished / "predictions.npz"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    assert run(finished) == 0
+    assert words in capsys.readouterr().out
+    assert len(trained) == again
+    assert numbers(finished) == numbers(undisturbed)
 
 
 @pytest.mark.parametrize("damage", [cut_last_line, of_another_sweep, twice])

@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 
+from experiments.cli import UserError
 from experiments.evidence import Evidence
 from experiments.questions import as_json
 from experiments.sweep_questions import at_dropout_rates
-from experiments.sweep_results import SweepFolder, read
+from experiments.sweep_results import Outcome, SweepFolder, read
 from tests.simulated import (
     AS_CLAIMED,
     DROPOUT_RATES,
     LEARNING_RATES,
     QUICK,
     Truth,
+    evidence_of,
+    labels_of,
+    outcome_of,
     part_of,
     parts_of,
     summary_of,
@@ -22,7 +26,7 @@ from tests.simulated import (
 
 
 def test_without_a_sweep_nothing_but_the_parts_counts(tmp_path):
-    summary = summary_of(write(tmp_path / "r", Truth(seeds=2, images=200)))
+    summary = summary_of(write(tmp_path / "r", Truth(seeds=2)))
     assert all(part["role"] != "further" for part in parts_of(summary))
 
 
@@ -63,7 +67,7 @@ def test_sweeps_are_further_evidence_in_families_of_their_own(tmp_path):
 
 
 def test_validation_and_not_test_accuracy_chooses_the_rates(tmp_path):
-    folder = write(tmp_path / "r", Truth(seeds=2, images=200))
+    folder = write(tmp_path / "r", Truth(seeds=2))
     drop = {0.0: (0.97, 0.97), 0.2: (0.98, 0.965), 0.5: (0.96, 0.985)}  # validation, test
     write_sweep(
         folder.path / "sweeps" / "1",
@@ -92,15 +96,12 @@ def test_validation_and_not_test_accuracy_chooses_the_rates(tmp_path):
 def test_a_seeds_own_luck_does_not_choose_its_rate(tmp_path):
     # Seed 0 alone is good at 0.5, on both sets of images; the other seeds are better at 0.2.
     sweep = write_sweep(tmp_path / "s", DROPOUT_RATES[:1], lambda point: 0.9, seeds=3)
-    files = SweepFolder(sweep)
     found = {0.0: (0.90, 0.90, 0.90), 0.2: (0.91, 0.92, 0.92), 0.5: (0.99, 0.91, 0.91)}
-    rows = [
-        row._replace(
-            validation_accuracy=found[row.drop6][row.seed], test_accuracy=found[row.drop6][row.seed]
-        )
-        for row in files.read_sweep_rows()
+    outcomes = [
+        outcome_of(*run, *[found[run.point.drop6][run.seed]] * 2, images=2_000)
+        for run in SweepFolder(sweep).read_runs()
     ]
-    files.write_sweep_rows(rows)
+    SweepFolder(sweep).write_outcomes(outcomes, labels_of(2_000))
     (question,) = at_dropout_rates(
         Evidence(3, 0.01, runs={}, timing={}, sweeps=(read(sweep),)), QUICK
     )
@@ -109,14 +110,47 @@ def test_a_seeds_own_luck_does_not_choose_its_rate(tmp_path):
     assert question.comparison is not None
     np.testing.assert_allclose(question.comparison.differences, [0.01, 0.01, 0.01])
     method = as_json(question, None, 1, "further")["method"]
-    assert "over the seeds alone" in method
+    assert method.startswith("bootstrap of seeds and images, each seed's rate chosen by the other")
     assert "each seed's rate chosen by the other seeds' validation accuracy" in method
 
 
 def test_one_seed_chooses_for_itself_and_decides_nothing(tmp_path):
-    folder = write(tmp_path / "r", Truth(seeds=2, images=200))
+    folder = write(tmp_path / "r", Truth(seeds=2))
     write_sweep(folder.path / "sweeps" / "1", DROPOUT_RATES[:1], lambda p: 0.9 + p.drop6 / 100, 1)
     (part,) = (p for p in parts_of(summary_of(folder)) if p["role"] == "further")
     assert part["name"] == "drop6 at 0.5, LeNet"
     assert part["verdict"] == "undecided"
     assert part["estimate"] == pytest.approx(0.5, abs=0.3)
+
+
+def test_a_sweep_of_other_test_images_is_refused(tmp_path):
+    folder = write(tmp_path / "r", Truth(seeds=2, images=200))
+    kept = write_sweep(
+        folder.path / "sweeps" / "1", DROPOUT_RATES[:1], lambda p: 0.9, 2, data={"test": 200}
+    )
+    summary_of(folder)
+    swept = SweepFolder(kept)
+    runs = swept.read_runs()
+    answers = swept.read_answers(runs)
+    outcomes = [Outcome(runs[run], 9 - said) for run, said in answers.predictions.items()]
+    swept.write_outcomes(outcomes, 9 - answers.labels)  # as right as before
+    with pytest.raises(UserError, match=r"1/predictions.npz: expected the labels of test_set.npz"):
+        summary_of(folder)
+
+
+def test_wrong_labels_are_left_out_of_sweeps_too(tmp_path):
+    folder = write(tmp_path / "r", Truth(seeds=9))
+    write_sweep(folder.path / "sweeps" / "1", DROPOUT_RATES[:1], lambda p: 0.95 - p.drop6 / 10)
+    evidence = evidence_of(folder)
+    wrong = evidence.wrong
+    assert wrong is not None
+    (before,), (after,) = (
+        evidence.sweeps[0].curves,
+        evidence.without_wrong_labels().sweeps[0].curves,
+    )
+    np.testing.assert_array_equal(after.right, before.right[..., ~wrong])
+    found = summary_of(folder)
+    further = [part for part in parts_of(found) if part["role"] == "further"]
+    assert [part["by_image"] for part in further] == [True]
+    again = sum(part["by_image"] for part in parts_of(found))
+    assert found["wrong_labels"]["recomputed"] == again
