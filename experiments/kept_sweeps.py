@@ -6,6 +6,7 @@ Kept, so that the folder alone makes every verdict again, wherever the sweep's o
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import durable
 from experiments.cli import UserError
 from experiments.results import KEPT
 from experiments.sweep_results import read
@@ -30,7 +31,7 @@ def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
 
 def files_of(path: Path) -> dict[str, bytes]:
     """Return what is kept of a sweep, by file name."""
-    return {name: (path / name).read_bytes() for name in KEPT}
+    return {name: durable.read(path / name) for name in KEPT}
 
 
 def _check(path: Path, config: dict) -> None:

@@ -170,18 +170,19 @@ def time_data(evidence: Evidence, pair: Pair, rules: Rules) -> Data:
     )
 
 
-def sweep_data(differences: np.ndarray, rules: Rules, *, chosen: bool) -> Data:
+def sweep_data(differences: np.ndarray, rules: Rules, chosen: np.ndarray | None = None) -> Data:
     """Return what a sweep says.
 
     Args:
         differences: of correctness, ``[seeds, images]``.
         rules: of comparing.
-        chosen: whether the rates were chosen, for each seed by the others.
+        chosen: the rates that the others chose for each seed, as `compare_chosen` takes them; None
+            where nothing was chosen.
     """
-    if not chosen:
+    if chosen is None:
         return Data(compare_accuracy(differences, rules), by_image=True)
     note = "each seed's rate chosen by the other seeds' validation accuracy"
-    return Data(compare_chosen(differences, rules), note=note, by_image=True)
+    return Data(compare_chosen(differences, chosen, rules), note=note, by_image=True)
 
 
 def decide_questions(questions: Sequence[Question], rules: Rules) -> list[Verdict | None]:
@@ -219,6 +220,7 @@ def as_json(question: Question, verdict: Verdict | None, family: int, role: Role
         "reason": reason + left_out,
         **_numbers(question),
         "p_adjusted": verdict.adjusted_p if verdict else None,
+        "p_margin": verdict.margin_p if verdict else None,
         "family": family,
         "margin": _margin(question),
         "direction": question.claim.direction,

@@ -37,7 +37,8 @@ TIMING = "timing.csv"
 PREDICTIONS, FIRST_PREDICTIONS = "predictions.npz", "first_predictions.npz"
 TEST_SET = "test_set.npz"
 SWEEPS = "sweeps"
-KEPT = (CONFIG, "sweep.csv", PREDICTIONS)  # of each sweep
+#: Of each sweep; config.json, by which one is found, comes last.
+KEPT = (PREDICTIONS, "sweep.csv", CONFIG)
 SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
 REPORT = "report.html"
@@ -236,12 +237,14 @@ class ResultsFolder:
         for number, files in enumerate(sweeps, 1):
             folder = self.path / SWEEPS / str(number)
             durable.make_folder(folder)
-            for name, content in files.items():
-                durable.write(folder / name, content)
+            if any(not _holds(folder / name, content) for name, content in files.items()):
+                durable.remove(folder / CONFIG)  # so that no crash leaves one that is half another
+                for name in KEPT:
+                    durable.write(folder / name, files[name])
         kept = {str(number) for number in range(1, len(sweeps) + 1)}
         for old in (self.path / SWEEPS).glob("[0-9]*"):
             if old.name not in kept:
-                for name in KEPT:
+                for name in reversed(KEPT):
                     durable.remove(old / name)
                 with contextlib.suppress(OSError):  # where a user's own files are, they stay
                     old.rmdir()
@@ -381,6 +384,14 @@ class ResultsFolder:
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
         return rows
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Tell whether a file is there with this content."""
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -10,16 +10,17 @@ def sentence(entry: dict) -> str:
     """Return the answer: the verdict, then what was found, clause by clause, and what was left out.
 
     Where the parts of a conclusion have different verdicts, the head counts them, and each part
-    that is not supported says so. What is asked beside the claim always says its verdict.
+    that is not supported says so. What is asked beside the claim, or of a sweep, always says its
+    verdict.
 
     Args:
-        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``unasked`` and ``parts``
-            are read, of the parts those whose ``role`` is "claimed" or "beside".
+        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``swept``, ``unasked`` and
+            ``parts`` are read.
 
     >>> part = {"verdict": "supported", "unit": "points", "estimate": 0.96, "low": 0.85, "n": 10}
     >>> part |= {"high": 1.07, "clause": "at the end by {}", "condition": "with it"}
     >>> part |= {"level": 0.95, "n_of": "seeds", "left_out": "", "role": "claimed"}
-    >>> entry = {"verdict": "supported", "subject": "accuracy changes", "unasked": ""}
+    >>> entry = {"verdict": "supported", "subject": "accuracy changes", "unasked": "", "swept": ""}
     >>> sentence(entry | {"parts": [part]})[:58]
     'Supported: accuracy changes at the end by +0.96 points [+0'
     """
@@ -32,7 +33,16 @@ def sentence(entry: dict) -> str:
     if beside:
         told += f"; not claimed, so not counted: {_clauses(beside, _full_label)}"
     unasked = f" {entry['unasked']}" if entry["unasked"] else ""
-    return f"{told}{_basis([*claimed, *beside])}.{unasked}"
+    return f"{told}{_basis([*claimed, *beside])}.{_swept(entry)}{unasked}"
+
+
+def _swept(entry: dict) -> str:
+    """Return what a sweep says, with its own basis, as a sentence; nothing where there is none."""
+    further = [part for part in entry["parts"] if part["role"] == "further"]
+    if not further:
+        return ""
+    told = f" A sweep, which has no part in it: {entry['swept']}"
+    return f"{told} {_clauses(further, _full_label)}{_basis(further)}."
 
 
 def tally(entry: dict) -> str:

@@ -42,9 +42,7 @@ class CurvePair(NamedTuple):
     @property
     def gain_at_best(self) -> np.ndarray:
         """The same with each model at the rate that the other seeds find best."""
-        treated, plain = (
-            curve.right_at(best_by_others(curve.validation_accuracy)) for curve in self
-        )
+        treated, plain = (curve.right_at(curve.chosen_by_others) for curve in self)
         return treated - plain
 
     @property
@@ -78,10 +76,15 @@ def at_learning_rates(
         if pair is None:
             continue
         base = pair.plain.candidates.baseline
-        best = tuple(_in_words(c, best_by_others(c.validation_accuracy)) for c in pair)
-        for name, rates, gain, chosen in (
-            ("report's learning rate", (f"{base:g}",) * 2, pair.gain_at_baseline, False),
-            ("best learning rates", best, pair.gain_at_best, True),
+        chosen = np.stack([curve.chosen_by_others for curve in pair])
+        best = tuple(_in_words(*each) for each in zip(pair, chosen, strict=True))
+        for name, rates, data in (
+            (
+                "report's learning rate",
+                (f"{base:g}",) * 2,
+                sweep_data(pair.gain_at_baseline, rules),
+            ),
+            ("best learning rates", best, sweep_data(pair.gain_at_best, rules, chosen)),
         ):
             yield Question(
                 f"{name}, {condition}",
@@ -91,7 +94,7 @@ def at_learning_rates(
                 _labels(variants, rates),
                 f"{LAST.name} in the sweep",
                 Claim("greater", rules.accuracy_margin),
-                sweep_data(gain, rules, chosen=chosen),
+                data,
             )
 
 
@@ -134,5 +137,5 @@ def _dropout_question(curve: RateCurve, rules: Rules) -> Question:
         (f"{candidates.variant} with {layers} at {rate}", candidates.variant),
         f"{LAST.name} in the sweep",
         Claim("greater", rules.accuracy_margin),
-        sweep_data(gain, rules, chosen=True),
+        sweep_data(gain, rules, best),
     )

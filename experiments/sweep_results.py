@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.cli import UserError
 from experiments.results import CONFIG, PREDICTIONS, ResultsFolder, agree, are_classes
-from jax_lenet.leave_one_out import best_by_others, variance_factor
+from jax_lenet.leave_one_out import best_by_others, choice_factor
 from jax_lenet.models import VARIANTS
 from jax_lenet.statistics import Interval, t_interval
 from jax_lenet.two_way import two_way_interval
@@ -208,6 +208,11 @@ class RateCurve:
         """Index of the rate that the others are compared with."""
         return self.candidates.rates.index(self.candidates.baseline)
 
+    @property
+    def chosen_by_others(self) -> np.ndarray:
+        """Index of the rate that the others choose for each seed, ``[seeds]``."""
+        return best_by_others(self.validation_accuracy)
+
     def right_at(self, rates: np.ndarray) -> np.ndarray:
         """Return which images each seed has right at its rate, -1 to 1 ``[seeds, images]``.
 
@@ -228,7 +233,7 @@ class RateCurve:
         ``[seeds, images]``, -1 to 1. Not at `chosen`: a seed's own luck, which shows on the
         validation images and on the test images, would speak for the rate that it helps to choose.
         """
-        return self.right_at(best_by_others(self.validation_accuracy)) - self.right_at_baseline
+        return self.right_at(self.chosen_by_others) - self.right_at_baseline
 
     @property
     def test_gain(self) -> Interval | None:
@@ -238,7 +243,8 @@ class RateCurve:
         """
         if self.chosen == self.baseline:
             return None
-        return two_way_interval(self.test_differences, seed_factor=variance_factor(len(self.seeds)))
+        factor = choice_factor(self.chosen_by_others)
+        return two_way_interval(self.test_differences, seed_factor=factor)
 
     def without(self, images: np.ndarray) -> "RateCurve":
         """Return the same without some of the test images, bool ``[images]``."""
@@ -343,7 +349,7 @@ class SweepFolder(ResultsFolder):
         }
         if (
             {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected
-            or not np.isfinite(arrays["runs"]).all()
+            or not _are_runs(arrays["runs"])
             or not (are_classes(arrays["labels"]) and are_classes(arrays["predictions"]))
         ):
             raise UserError(f"{path}: expected labels [N], runs [R, 5] and predictions [R, N]")
@@ -379,6 +385,11 @@ def read(folder: Path) -> Sweep:
     missing = wanted - sum(point in points and seed in seeds for point, seed in runs)
     if missing:
         raise UserError(f"{folder / ROWS}: expected {wanted} finished runs, {missing} are missing")
+    if not files.has(PREDICTIONS):
+        raise UserError(
+            f"{folder / PREDICTIONS}: expected the predictions of the sweep's runs; its command,"
+            " given again, trains those that have none"
+        )
     answers = files.read_answers(runs)
     if not runs.keys() <= answers.predictions.keys():
         raise UserError(f"{folder / PREDICTIONS}: expected the predictions of all runs in {ROWS}")
@@ -421,6 +432,12 @@ def _runs(rows: Sequence[SweepRow], path: Path) -> dict[Run, SweepRow]:
             )
         runs[key] = row
     return runs
+
+
+def _are_runs(runs: np.ndarray) -> bool:
+    """Tell whether rows are different runs: batch norm or not, three rates, a seed."""
+    whole = np.isfinite(runs).all() and np.isin(runs[:, 0], (0, 1)).all()
+    return bool(whole and (runs[:, 4] % 1 == 0).all() and len(np.unique(runs, axis=0)) == len(runs))
 
 
 def _curve(

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jax_lenet.leave_one_out import variance_factor
+from jax_lenet.leave_one_out import choice_factor
 from jax_lenet.power import power_of_equivalence, power_of_t_test, projected
 from jax_lenet.statistics import (
     RESAMPLES,
@@ -147,12 +147,16 @@ class Verdict(NamedTuple):
         answer: "supported", "contradicted", "no practical difference" or "undecided".
         reason: why, in words.
         adjusted_p: the comparison's p, corrected for the family.
+        margin_p: of the sign flips about the margin, not corrected: how often data at least as far
+            within it come about where the mean lies on it (of both margins the larger); of a claim
+            of "at least", as far on this side of it.
         seeds_needed: where undecided, how many seeds in all would decide it; see `seeds_needed`.
     """
 
     answer: Answer
     reason: str
     adjusted_p: float
+    margin_p: float
     seeds_needed: int | None
 
 
@@ -195,14 +199,17 @@ def compare_accuracy(
     return Comparison(means, interval, tests, images, seed_factor=seed_factor)
 
 
-def compare_chosen(differences: np.ndarray, rules: Rules = Rules()) -> Comparison:
+def compare_chosen(
+    differences: np.ndarray, chosen: np.ndarray, rules: Rules = Rules()
+) -> Comparison:
     """Return the evidence in gains of what the other seeds chose (`jax_lenet.leave_one_out`).
 
     Args:
         differences: ``[seeds, images]``: right with each seed's choice minus right without.
+        chosen: as in `choice_factor`.
         rules: level and resamples are used.
     """
-    return compare_accuracy(differences, rules, seed_factor=variance_factor(len(differences)))
+    return compare_accuracy(differences, rules, seed_factor=choice_factor(chosen))
 
 
 def decide_all(pairs: Sequence[tuple[Comparison, Claim]], rules: Rules = Rules()) -> list[Verdict]:
@@ -252,7 +259,7 @@ def decide(
     """
     answer, reason = _answer(comparison, claim, adjusted_p, family, rules)
     needed = seeds_needed(comparison, claim, family, rules) if answer == "undecided" else None
-    return Verdict(answer, reason, adjusted_p, needed)
+    return Verdict(answer, reason, adjusted_p, _margin_p(comparison, claim, rules), needed)
 
 
 def _answer(
@@ -264,7 +271,7 @@ def _answer(
     if claim.at_least:
         return _at_least(comparison, claim, adjusted_p, rules)
     if -claim.margin < interval.low and interval.high < claim.margin:
-        if _equivalence_p(comparison, claim.margin, rules) <= rules.alpha:
+        if _margin_p(comparison, claim, rules) <= rules.alpha:
             return "no practical difference", "the interval lies within the margin"
         return "undecided", "the interval lies within the margin, but the test does not agree"
     sure, apart = adjusted_p <= rules.alpha, interval.low > 0 or interval.high < 0
@@ -295,7 +302,7 @@ def _at_least(
     assert high is not None
     margin = "the margin on the side that is not claimed"
     if low > -claim.margin:
-        if _p_above(greater.differences + claim.margin, rules) <= rules.alpha:
+        if _margin_p(comparison, claim, rules) <= rules.alpha:
             return "supported", f"the interval reaches nowhere beyond {margin}"
         return "undecided", f"the interval does not reach {margin}, but the test does not agree"
     if high >= -claim.margin:
@@ -306,9 +313,12 @@ def _at_least(
     return "undecided", f"the interval lies beyond {margin}, but the tests do not agree"
 
 
-def _equivalence_p(comparison: Comparison, margin: float, rules: Rules) -> float:
-    above = _p_above(comparison.differences + margin, rules)
-    return max(above, _p_above(margin - comparison.differences, rules))
+def _margin_p(comparison: Comparison, claim: Claim, rules: Rules) -> float:
+    below = _p_above(claim.margin - comparison.differences, rules)
+    above = _p_above(comparison.differences + claim.margin, rules)
+    if claim.at_least:
+        return above if claim.direction == "greater" else below
+    return max(below, above)
 
 
 def _p_above(differences: np.ndarray, rules: Rules) -> float:

@@ -67,6 +67,7 @@ def part(name, question, compared, verdict, values, **other):
         "n_of": "seeds",
         "p": 0.00195 if sure else 0.31,
         "p_adjusted": 0.0273 if sure else 1.0,
+        "p_margin": 0.00195 if verdict == SAME else 0.62,
         "family": 14,
         "margin": 0.1,
         "direction": "greater",

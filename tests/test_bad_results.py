@@ -244,7 +244,7 @@ KEPT_ROWS = [
     (lambda old: old.replace(b",0.2,", b",0.2,7", 1), "line 2: expected accuracies from 0 to 1"),
 ]
 SWEEP_PREDICTIONS = [
-    (None, "cannot read"),
+    (None, "expected the predictions of the sweep's runs; its command, given again, trains"),
     (arrays(labels=TRAPS), ""),
     *((arrays(**{name: None}), "runs [R, 5]") for name in ("labels", "runs", "predictions")),
     (arrays(more=np.zeros(3)), "runs [R, 5]"),
@@ -252,8 +252,11 @@ SWEEP_PREDICTIONS = [
     (arrays(runs=np.zeros(5)), "runs [R, 5]"),
     (arrays(runs=np.array(5.0)), "runs [R, 5]"),
     (arrays(runs=np.full([12, 5], np.nan)), "runs [R, 5]"),
-    (arrays(runs=np.full([12, 5], 1e300)), "expected the predictions of all runs"),
-    (arrays(runs=np.zeros([12, 5])), "expected the predictions of all runs"),
+    (arrays(runs=np.arange(12)[:, None] * [0, 1, 1, 1, 1]), "runs [R, 5]"),  # whole numbers
+    (arrays(runs=np.arange(12.0)[:, None] * [0, 1, 1, 1, 1]), "the predictions of all runs"),
+    (arrays(runs=np.arange(12.0)[:, None] * [0, 1, 1, 1, 0.3]), "runs [R, 5]"),
+    (arrays(runs=np.arange(12.0)[:, None] * [1, 1, 1, 1, 1]), "runs [R, 5]"),
+    (arrays(runs=np.zeros([12, 5])), "runs [R, 5]"),
     (arrays(labels=np.zeros(199, np.uint8)), "runs [R, 5]"),
     (arrays(labels=np.full(200, 10, np.uint8)), "runs [R, 5]"),
     (arrays(labels=np.zeros(200, np.uint8)), "expected the predictions of the runs"),

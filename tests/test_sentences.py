@@ -31,6 +31,7 @@ def entry(verdict, *parts):
     return {
         "verdict": verdict,
         "subject": "it changes accuracy",
+        "swept": "the best rate changes accuracy",
         "unasked": "",
         "parts": list(parts),
     }
@@ -109,9 +110,15 @@ def test_what_a_claim_leaves_open_is_said_last():
     assert told.endswith("(95% intervals, 10 seeds). Nobody asked why.")
 
 
-def test_further_evidence_has_no_place_in_it():
-    further = part("contradicted", estimate=-9.0, role="further")
-    assert sentence(entry("supported", part(), further)) == sentence(entry("supported", part()))
+def test_what_a_sweep_says_comes_after_with_its_own_basis_and_verdict():
+    further = part("undecided", estimate=-9.0, low=-19.0, high=1.0, role="further", n=8)
+    told = sentence(entry("supported", part(), further) | {"unasked": "Nobody asked why."})
+    assert told == (
+        sentence(entry("supported", part()))
+        + " A sweep, which has no part in it: the best rate changes accuracy at the last"
+        " epoch by -9.00 points [-19.00, +1.00] without dropout (undecided) (95% intervals, 8"
+        " seeds). Nobody asked why."
+    )
 
 
 def test_ratios_are_percent_more_or_less():

@@ -173,6 +173,24 @@ def test_a_kill_between_the_table_and_the_runs_in_training_trains_nothing_again(
     assert numbers(tmp_path) == numbers(undisturbed)
 
 
+def test_a_kill_between_the_predictions_and_the_table_trains_nothing_again(
+    undisturbed, tmp_path, monkeypatch, epochs_trained
+):
+    with monkeypatch.context() as patch:
+
+        def dies(folder, rows):
+            raise KeyboardInterrupt
+
+        patch.setattr(SweepFolder, "write_sweep_rows", dies)
+        assert run(tmp_path) == 130
+    assert (tmp_path / BEGUN).exists()
+    assert (tmp_path / "predictions.npz").exists()
+    assert not (tmp_path / "sweep.csv").exists()
+    assert run(tmp_path) == 0
+    assert len(epochs_trained) == len(set(epochs_trained)) == 2 * RUNS
+    assert numbers(tmp_path) == numbers(undisturbed)
+
+
 def test_runs_in_training_go_on_together_where_fewer_would_begin(
     undisturbed, tmp_path, monkeypatch, epochs_trained
 ):

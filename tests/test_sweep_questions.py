@@ -30,7 +30,7 @@ def test_without_a_sweep_nothing_but_the_parts_counts(tmp_path):
     assert all(part["role"] != "further" for part in parts_of(summary))
 
 
-def test_sweeps_are_further_evidence_in_families_of_their_own(tmp_path):
+def test_sweeps_are_further_evidence_in_a_family_of_its_own(tmp_path):
     folder = write(tmp_path / "r", AS_CLAIMED)
     best = {(0, 0.003): 0.95, (0, 0.01): 0.97, (0, 0.1): 0.985}
     best |= {(1, 0.003): 0.97, (1, 0.01): 0.98, (1, 0.1): 0.985}
@@ -55,7 +55,7 @@ def test_sweeps_are_further_evidence_in_families_of_their_own(tmp_path):
     assert tuned["estimate"] == pytest.approx(0.0, abs=0.1)
     assert tuned["compared"] == ["LeNet_BN_noDropout at 0.1", "LeNet at 0.1"]
     drop6 = part_of(summary, 3, "drop6 at 0.2, LeNet")
-    assert (drop6["verdict"], drop6["family"]) == ("supported", 2)
+    assert (drop6["verdict"], drop6["family"]) == ("supported", 4)
     both = part_of(summary, 3, "drop6 and drop7 at 0.2, LeNet")
     assert both["verdict"] == "contradicted"
     assert both["estimate"] == pytest.approx(-0.5, abs=0.1)
@@ -63,7 +63,13 @@ def test_sweeps_are_further_evidence_in_families_of_their_own(tmp_path):
     assert len(further) == 4
     assert summary["rules"]["family"] == 19
     assert [entry["verdict"] for entry in summary["verdicts"]] == ["supported"] * 5
-    assert "sweep" not in summary["verdicts"][1]["sentence"]
+    norm, drop = (
+        summary["verdicts"][place]["sentence"].partition(" A sweep, which has no part in it: ")[2]
+        for place in (1, 2)
+    )
+    assert norm.startswith("batch norm changes last-epoch test accuracy at the report's learning")
+    assert "; at the best learning rates by " in norm
+    assert "dropout at its best rate changes last-epoch test accuracy with drop6 at 0.2," in drop
 
 
 def test_validation_and_not_test_accuracy_chooses_the_rates(tmp_path):
