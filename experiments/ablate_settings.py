@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from experiments import cli, launch, report
@@ -21,8 +22,9 @@ class Settings(JaxSettings):
     """Train LeNet-5's variants on MNIST and compare their time and accuracy, as the report did."""
 
     seeds_at_once: int | None = None
-    """Runs of one variant that train together: on a CPU in all, 1 unless told otherwise; on each
-    GPU, 32, or fewer where its memory has no room. The first run is alone in any case."""
+    """Runs of one variant that train together: on a CPU in all, unless told otherwise as many as it
+    has devices, but on two of them 1, which they share; on each GPU, 32, or fewer where its memory
+    has no room. The first run is alone in any case."""
     timing_repeats: int = 10
     """How often each variant, in turn, is timed alone for an epoch; 0 leaves timing.csv out."""
     accuracy_margin: float = 0.1
@@ -76,5 +78,7 @@ class Settings(JaxSettings):
             say: prints a line; it gets one where memory has room for fewer than are wanted.
         """
         models = {name: VARIANTS[name] for name in self.variants}
-        asked = asked_for(self.seeds_at_once, on_cpu=1, most=self.seeds)
+        devices = jax.local_device_count()
+        on_cpu = devices if devices > 2 else 1  # a run alone is split over two, and no more
+        asked = asked_for(self.seeds_at_once, on_cpu=on_cpu, most=self.seeds)
         return affordable(asked, models, data, (len(data.test_labels),), self.batch_size, say)

@@ -27,7 +27,7 @@ from experiments.signals import Stopped
 from experiments.wire import Channel, GoneError, Message
 
 #: What processes say first: the program, and the version of all that they say.
-PROTOCOL = ["jax-lenet", 1]
+PROTOCOL = ["jax-lenet", 2]
 #: How long processes may start one after another, in seconds; JAX's own limit.
 ARRIVAL = 300.0
 #: After how many seconds without process 0 another one says that it waits.
@@ -73,6 +73,7 @@ class Follower:
         self._name = name
         self._channel = _connected(place, say)
         self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._stored = threading.Semaphore(1)  # whether all that was given is stored
         self._ending = threading.Lock()
         self._send(
             "hello",
@@ -92,7 +93,8 @@ class Follower:
         return self._work.get()
 
     def give(self, content: bytes) -> None:
-        """Have process 0 store a run file."""
+        """Have process 0 store a run file, once it has stored the one before."""
+        self._stored.acquire()
         self._send("epoch", content)
 
     def close(self, error: BaseException | None = None) -> None:
@@ -115,11 +117,16 @@ class Follower:
                 pass
         except GoneError:
             self._end("process 0 was lost", 1)
+        except (LookupError, TypeError, ValueError):  # no program of this kind is there
+            self._end("what process 0 says cannot be understood", 1)
 
     def _heed(self, message: Message) -> bool:
         """Do what process 0 says; tell whether it matters from now on if it is lost."""
         if message.kind == "stop":
             self._end(message.about["reason"], message.about["code"])
+        if message.kind == "stored":
+            self._stored.release()
+            return True
         if message.about["group"] is None:
             self._work.put(None)
             return False

@@ -7,6 +7,7 @@ launcher is asked with JAX's own code. That function itself is not called; `host
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,13 +20,18 @@ from experiments.cli import UserError, one_line
 #: that runs under it. Slurm's interactive shell and every pod of Kubernetes have whatever else JAX
 #: looks at, and would wait for processes that never come.
 LAUNCHERS: Mapping[str, tuple[type[clusters.ClusterEnv], Callable[[Mapping[str, str]], bool]]] = {
-    "Open MPI": (clusters.OmpiCluster, lambda names: "OMPI_COMM_WORLD_SIZE" in names),
+    "Open MPI": (
+        clusters.OmpiCluster,
+        lambda names: names.get("OMPI_COMM_WORLD_SIZE", "1") != "1",
+    ),
     "Slurm": (
         clusters.SlurmCluster,
-        lambda names: names.get("SLURM_STEP_NUM_TASKS") == names.get("SLURM_NTASKS"),
+        lambda names: names.get("SLURM_STEP_NUM_TASKS", "1") == names.get("SLURM_NTASKS") != "1",
     ),
     "Kubernetes": (clusters.K8sCluster, lambda names: "JOB_COMPLETION_INDEX" in names),
 }
+#: Why JAX may not see one that has started this process.
+NOT_SEEN = {"Kubernetes": "JAX asks it with the package kubernetes, which is not installed"}
 #: Where a launcher knows the first process only by name, how long that may be unknown, in seconds.
 NAME_PATIENCE = 60
 
@@ -53,12 +59,15 @@ class Place(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def use_own_devices(self) -> None:
-        """Leave each process of a machine its own GPU, as `jax.distributed.initialize` does."""
-        if self.local_id is None:
+        """Leave each process of a machine its own GPU, as `jax.distributed.initialize` does.
+
+        Which one is known of a launcher's processes; of others ``JAX_LOCAL_DEVICE_IDS`` says it.
+        """
+        visible = os.environ.get("JAX_LOCAL_DEVICE_IDS", self.local_id)
+        if visible is None:
             return
-        visible = os.environ.get("JAX_LOCAL_DEVICE_IDS", str(self.local_id))
         for vendor in ("cuda", "rocm"):
-            jax.config.update(f"jax_{vendor}_visible_devices", visible)
+            jax.config.update(f"jax_{vendor}_visible_devices", str(visible))
 
 
 def place(coordinator: str | None, processes: int | None, process_id: int | None) -> Place | None:
@@ -97,8 +106,11 @@ def _detected() -> Place | None:
         if not is_ours(os.environ):
             continue
         try:
-            if cluster.is_env_present():
-                return _ask(name, cluster) if cluster.get_process_count() > 1 else None
+            with warnings.catch_warnings(action="ignore"):  # what JAX says is in the line below
+                present = cluster.is_env_present()
+            if not present:
+                raise LookupError(NOT_SEEN.get(name, "JAX does not see it"))
+            return _ask(name, cluster) if cluster.get_process_count() > 1 else None
         # Whatever its variables or, of Kubernetes, its service and its client's code lead to.
         except Exception as error:
             raise UserError(

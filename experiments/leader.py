@@ -103,6 +103,11 @@ class Leader(Generic[Given]):
             in_a_thread(self._admit_all)
             in_a_thread(self._expect_all)
 
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only process."""
+        return not self._others
+
     @contextlib.contextmanager
     def working(self, task: Task[Given]) -> Iterator[None]:
         """Give out the task; after the ``with`` nothing more is stored."""
@@ -234,9 +239,11 @@ class Leader(Generic[Given]):
     # What threads do, one for each other process
 
     def _admit_all(self) -> None:
-        with contextlib.suppress(OSError):  # it is closed
-            while True:
+        while self._listener.fileno() >= 0:  # until it is closed
+            try:
                 in_a_thread(self._serve, Channel(self._listener.accept()[0]))
+            except OSError:  # who wanted to connect has gone, or there are too many
+                time.sleep(0.1)
 
     def _serve(self, channel: Channel) -> None:
         """Do what one process asks, from its first word to its last."""
@@ -247,8 +254,10 @@ class Leader(Generic[Given]):
         if process is None:
             channel.close()
             return
+        inbox: SimpleQueue[Message | GoneError] = SimpleQueue()
+        in_a_thread(_receive_all, channel, inbox)
         try:
-            while self._answer(process, channel, channel.receive()):
+            while self._answer(process, channel, inbox.get()):
                 pass
         except GoneError:
             self._fail(LostError(f"process {process} was lost"))
@@ -274,6 +283,8 @@ class Leader(Generic[Given]):
                 processes,
                 {"--processes": hello["processes"], "version of its messages": version},
             )
+            if not wrong and process > self._others:
+                wrong.append(f"--process-id: expected at most {self._others}, not {process}")
             if process in self._channels:
                 wrong.append(f"--process-id: another process has {process} already")
             if not wrong:
@@ -286,12 +297,15 @@ class Leader(Generic[Given]):
             _stop(channel, stop, 1)
         return None if wrong else process
 
-    def _answer(self, process: int, channel: Channel, message: Message) -> bool:
+    def _answer(self, process: int, channel: Channel, message: Message | GoneError) -> bool:
         """Do what a process asks; tell whether it will ask again."""
+        if isinstance(message, GoneError):
+            raise message
         if message.kind == "ended":
             raise LostError(f"process {process} has ended: {message.about['reason']}")
         if message.kind == "epoch":
             self._keep(self._training[process], message.content)
+            channel.send("stored")
             return True
         return self._give_work(process, channel, message.about["terms"])
 
@@ -321,6 +335,19 @@ class Leader(Generic[Given]):
                 self._training[process] = group
         channel.send("work", b"" if group is None else task.start(group), group=group)
         return group is not None
+
+
+def _receive_all(channel: Channel, inbox: SimpleQueue[Message | GoneError]) -> None:
+    """Receive until nobody is there, whatever takes its time with what was received.
+
+    What a process sends and nobody reads would, after some seconds, look to its system as if this
+    process had gone. It sends no epoch before the last one is stored, so few are ever in here.
+    """
+    try:
+        while True:
+            inbox.put(channel.receive())
+    except GoneError as gone:
+        inbox.put(gone)
 
 
 def _compare(process: int, channel: Channel, own: Terms, other: Terms) -> None:

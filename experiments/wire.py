@@ -1,7 +1,8 @@
 """Messages between two processes: a JSON object and, beside it, bytes.
 
 Nothing that is received is run or unpickled. That the other process, its machine or the network has
-gone is found out by the operating system, whatever this process is busy with.
+gone is found out by the operating system, whatever this process is busy with. To it a process that
+does not read what it is sent has gone, too: both sides receive all the time, in a thread.
 """
 
 import contextlib
@@ -83,7 +84,7 @@ class Channel:
         """Wait for a message.
 
         Args:
-            seconds: how long; None is as long as the other process is there.
+            seconds: how long for each part; None is as long as the other process is there.
             largest: how many bytes are taken.
 
         Raises:
@@ -95,8 +96,9 @@ class Channel:
             if head + content > largest:
                 raise GoneError
             kind, about = json.loads(self._read(head))
+            message = Message(str(kind), dict(about), self._read(content))
             self._connection.settimeout(None)
-            return Message(str(kind), dict(about), self._read(content))
+            return message
         except (OSError, ValueError, TypeError, RecursionError):
             raise GoneError from None
 

@@ -10,6 +10,7 @@ its own account on a CPU three quarters of it. What a GPU's libraries take for t
 counted.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ from jax_lenet.training import Examples, Hyperparameters
 GIB = 2**30
 #: Where Linux tells of its memory.
 MEMINFO = Path("/proc/meminfo")
+#: A container's limit of memory and what it uses, in the second version of cgroups and the first.
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = (
+    (CGROUP / "memory.max", CGROUP / "memory.current"),
+    (CGROUP / "memory" / "memory.limit_in_bytes", CGROUP / "memory" / "memory.usage_in_bytes"),
+)
 
 
 class Needed(NamedTuple):
@@ -140,15 +147,24 @@ def bytes_available(device: Any = None) -> int | None:
 
 def _host_bytes() -> int | None:
     """Return the host's free memory; where the system does not tell, all that it has."""
+    free = [_left_to_the_container()]
     try:
         facts = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        return int(facts["MemAvailable"].split()[0]) * 1024  # with what copies of files take
+        free.append(int(facts["MemAvailable"].split()[0]) * 1024)  # with what copies of files take
     except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min((each for each in free if each is not None), default=None)
+
+
+def _left_to_the_container() -> int | None:
+    """Return what a container, or a batch system's job, may still take; None without a limit."""
+    for limit, used in LIMITS:
+        try:
+            return max(int(limit.read_text()) - int(used.read_text()), 0)
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+    return None
 
 
 def example_shapes(count: int, moments: bool) -> Examples:

@@ -85,20 +85,23 @@ def test_a_run_has_the_same_bits_in_any_company_and_order_and_on_any_number_of_d
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        # Compiled as users compile, without the tests' flags.
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": ""},
         timeout=280,
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    found = json.loads(child.stdout)
-    assert list(found) == ["1", "2", "4"]
-    # On a CPU the runs of a device follow one another, so that even their number changes nothing.
-    runs = [
-        (seed, bits) for one in found.values() for c in one.values() for seed, bits in c.items()
-    ]
-    assert len({bits for seed, bits in runs if seed == "0"}) == 1
-    assert len(runs) == 3 * (4 + 4 + 2)  # of the short group's places, two runs
-    assert len(set(runs)) == len({seed for seed, _ in runs}) == 7  # and seeds differ
+    by_model = json.loads(child.stdout)
+    assert list(by_model) == list(ensemble_child.NAMES)
+    for found in by_model.values():
+        assert list(found) == ["1", "2", "4"]
+        # On a CPU the runs of a device follow one another: even their number changes nothing.
+        runs = [
+            (seed, bits) for one in found.values() for c in one.values() for seed, bits in c.items()
+        ]
+        assert len({bits for seed, bits in runs if seed == "0"}) == 1
+        assert len(runs) == 3 * (4 + 4 + 2)  # of the short group's places, two runs
+        assert len(set(runs)) == len({seed for seed, _ in runs}) == 7  # and seeds differ
 
 
 @pytest.fixture(scope="module")

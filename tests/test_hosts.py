@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from experiments.going_on import Identity
 from experiments.hosts import Follower, LostError, following
 from experiments.launch import Place
 from experiments.leader import Leader, Share, Task, leading
+from experiments.results import ResultsFolder
 from experiments.signals import Stopped
 from experiments.study import plan
 from tests.crash import one_line
@@ -322,6 +324,49 @@ def test_a_full_disk_ends_all_with_its_own_words(places, ends):
             first.check()
 
 
+def test_a_process_is_not_lost_while_what_it_sends_waits_to_be_stored(places, ends, monkeypatch):
+    """What nobody reads looks to the sender's system as if nobody were there: here after 1 s."""
+    monkeypatch.setattr(wire, "_SIGNS", (("TCP_USER_TIMEOUT", 1000),))
+    size = 50_000_000  # far more than the system keeps for a reader
+
+    def keep(group, content):
+        time.sleep(2.5)
+        return len(content)
+
+    def train(place):
+        with following("process 1", place, print) as follower:
+            assert follower.take(TERMS) is not None
+            for _ in range(3):
+                follower.give(bytes(size))
+            assert follower.take(TERMS) is None
+
+    with leading("process 0", places(0, 2)) as first:
+        other = in_a_thread(train, places(1, 2))
+        with first.working(task(seeds=2, keep=keep)):
+            assert first.take(first=True) is not None
+            stored = []
+            while len(stored) < 3:
+                stored += first.given()
+                time.sleep(0.05)
+        first.dismiss(print)
+        other.join(20)
+    assert stored == [size] * 3
+    assert ends.words.empty()
+
+
+@pytest.mark.parametrize("message", [("work", {}), ("work", {"group": 3}), ("stop", {})])
+def test_what_cannot_be_understood_ends_another_process(message, places, ends):
+    kind, about = message
+    place = places(1, 2)
+    with wire.listen(place.host, place.port) as listener:
+        in_a_thread(follow, place)
+        channel = wire.Channel(listener.accept()[0])
+        channel.receive(10)
+        channel.send(kind, **about)
+        assert ends.next() == ("process 1", "what process 0 says cannot be understood", 1)
+        channel.close()
+
+
 def test_nothing_is_stored_once_the_work_is_over(places, ends):
     stored = []
     with leading("process 0", places(0, 2)) as first:
@@ -360,3 +405,42 @@ def test_the_port_must_be_free(places):
     taken = wire.listen("127.0.0.1", places(0).port)
     with taken, pytest.raises(UserError, match=r"cannot listen on 127\.0\.0\.1:"):
         Leader("process 0", places(0))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nothing_is_timed_while_other_processes_train(alone, tmp_path, monkeypatch):
+    events = []
+
+    class First:
+        def __init__(self):
+            self.alone = alone
+
+        def working(self, task):
+            return contextlib.nullcontext()
+
+        def take(self, first):
+            events.append("take first" if first else "take")
+
+        def given(self):
+            return []
+
+        def wait(self):
+            events.append("wait for the others")
+            return []
+
+        def check(self):
+            pass
+
+    class Timed:
+        settings, identity = Settings(), Identity({}, {})
+
+        def time_alone(self, done):
+            events.append("time")
+            yield []
+
+    folder = ResultsFolder.create(tmp_path / "out", overwrite=False)
+    monkeypatch.setattr(ablate, "terms", lambda settings, identity: {})
+    book = SimpleNamespace(folder=folder, content=None, store=None, note=lambda given: None)
+    ablate.train(Timed(), book, SimpleNamespace(groups=[]), First())
+    order = ["take first", "time", "take", "wait for the others"]
+    assert events == (order if alone else [order[0], *order[2:], "time"])

@@ -21,8 +21,9 @@ SEEDS, EPOCHS = 5, 2
 class Processes:
     """Processes of a small study, which share compiled programs; see `hosts_child`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *runs):
         self.folder = folder
+        self.runs = runs or ("--variants", "LeNet_noBN_Dropout", "--seeds", SEEDS, "--devices", 1)
 
     def start(self, out, count, still=()):
         """Start so many, of which some stand still after one epoch."""
@@ -33,8 +34,8 @@ class Processes:
         command = [
             *(sys.executable, "-m", "tests.hosts_child", "--dataset", "mnist_sample"),
             *("--train-size", 256, "--batch-size", 64, "--learning-rate", 0.1),
-            *("--variants", "LeNet_noBN_Dropout", "--seeds", SEEDS, "--epochs", EPOCHS),
-            *("--timing-repeats", 0, "--devices", 1, "--out", out),
+            *self.runs,
+            *("--epochs", EPOCHS, "--timing-repeats", 0, "--out", out),
             *("--compilation-cache", self.folder / "compiled"),
             *("--coordinator", f"127.0.0.1:{port}", "--processes", count),
             *("--process-id", process_id),
@@ -120,3 +121,13 @@ def test_after_a_kill_the_others_end_and_the_same_command_goes_on_to_the_same_bi
     assert numbers(out) == alone
     for process_id in range(1, count):
         assert "has trained" in one_line(processes.said(process_id))
+
+
+def test_groups_of_several_runs_on_several_devices_have_the_bits_of_one_process(tmp_path):
+    """The first seed alone, split over two devices; two pairs; and a group with a place left."""
+    several = ("--seeds", 6, "--seeds-at-once", 2, "--devices", 2)
+    wide = Processes(tmp_path, "--variants", "LeNet_BN_Dropout", *several)
+    for name, count in (("alone", 1), ("two", 2)):
+        assert wide.wait(wide.start(tmp_path / name, count)) == [0] * count, wide.said(0)
+    assert len(list(run_store.files(tmp_path / "two"))) == 4
+    assert numbers(tmp_path / "two") == numbers(tmp_path / "alone")

@@ -1,14 +1,23 @@
 """Which process of several this is: as the user says, or a launcher."""
 
 import os
+import sys
 
 import pytest
 
+from experiments import launch
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
 from experiments.launch import Place, place
 
-LAUNCHERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_COORDINATOR")
+LAUNCHERS = (
+    "SLURM_",
+    "OMPI_",
+    "KUBERNETES_",
+    "JOB_COMPLETION_INDEX",
+    "JAX_COORDINATOR",
+    "JAX_LOCAL",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +94,42 @@ def test_launchers_are_asked_where_they_have_started_several_processes(
     assert place(None, None, None) == expected
     assert place(None, 1, None) is None
     assert place("a:1", 2, 0) == Place("a", 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        # Every pod of an indexed job would otherwise train the whole study.
+        (
+            {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
+            "Kubernetes .*the package kubernetes, which is not installed",
+        ),
+        ({"JOB_COMPLETION_INDEX": "1"}, "cannot tell from Kubernetes"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "cannot tell from Open MPI"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}, "cannot tell from Slurm"),
+    ],
+)
+def test_a_launcher_that_jax_does_not_see_is_not_taken_for_none(environment, reason, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kubernetes", None)  # as where it is not installed
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=reason):
+        place(None, None, None)
+    assert place(None, 1, None) is None
+    assert place("a:1", 2, 0) == Place("a", 1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "local_id", "expected"),
+    [(None, None, []), (None, 3, ["3"] * 2), ("1,2", None, ["1,2"] * 2), ("1", 3, ["1"] * 2)],
+)
+def test_each_process_of_a_machine_has_its_own_gpus(variable, local_id, expected, monkeypatch):
+    updates = []
+    monkeypatch.setattr(launch.jax.config, "update", lambda name, value: updates.append(value))
+    if variable is not None:
+        monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", variable)
+    Place("a", 1, 4, 3, local_id).use_own_devices()
+    assert updates == expected
 
 
 def test_what_a_launcher_says_wrong_is_the_users_to_mend(monkeypatch):

@@ -41,15 +41,21 @@ def operations(traced, platform):
     return set(re.findall(r"stablehlo\.(\w+)", text))
 
 
-def programs(model, runs, traced_dropout):
+def targets(traced, platform):
+    """Return what the custom calls of a traced function call."""
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return re.findall(r"custom_call @(\w+)", text)
+
+
+def programs(model, runs, traced_dropout, mesh=None):
     """Return the traced epoch and test, for shapes alone."""
     seeds = jax.ShapeDtypeStruct((runs,), np.uint32)
     rates = jax.ShapeDtypeStruct((runs,), np.float32)
     state = jax.eval_shape(partial(init_runs, model), seeds)
     hyperparameters = Hyperparameters(rates, (rates, rates) if traced_dropout else None)
     train, test = example_shapes(TRAIN, model.batch_norm), example_shapes(TEST, moments=False)
-    yield train_runs.trace(model, hyperparameters, state, train, seeds, BATCH_SIZE, None)
-    yield evaluate_runs.trace(model, state.variables, test, None)
+    yield train_runs.trace(model, hyperparameters, state, train, seeds, BATCH_SIZE, mesh)
+    yield evaluate_runs.trace(model, state.variables, test, mesh)
 
 
 @pytest.mark.parametrize("runs", [1, 64])
@@ -68,6 +74,22 @@ def test_the_epoch_and_the_test_lower_for_gpu_and_tpu_and_leave_nothing_to_the_h
         found = operations(test, platform)
         assert not found & FORBIDDEN
         assert {"dot_general", "while"} <= found
+
+
+@pytest.mark.parametrize("variant", ["LeNet", "LeNet_BN_Dropout"])
+def test_runs_that_several_devices_share_lower_too_and_nothing_is_exchanged(variant):
+    """On a mesh of a CPU's devices, for a GPU's: lowering looks at their number alone."""
+    mesh = split.mesh_of(2, split.RUNS)
+    train, test = programs(VARIANTS[variant], 64, traced_dropout=False, mesh=mesh)
+    for platform in PLATFORMS:
+        for traced in (train, test):
+            found = operations(traced, platform)
+            assert not (found - {"custom_call"}) & FORBIDDEN
+            assert set(targets(traced, platform)) <= {
+                "Sharding",
+                "SPMDFullToShardShape",
+                "SPMDShardToFullShape",
+            }
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

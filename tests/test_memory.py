@@ -224,6 +224,12 @@ def test_a_cpus_free_memory_is_the_hosts(monkeypatch, tmp_path):
     facts.write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\nHugePages_Free:  0\n")
     monkeypatch.setattr(memory, "MEMINFO", facts)
     assert memory.bytes_available() == 1000 * 1024
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr(memory, "LIMITS", ((tmp_path / "none", used), (limit, used)))
+    used.write_text("600000\n")
+    for text, free in (("1000000\n", 400_000), ("500000\n", 0), ("max\n", 1000 * 1024)):
+        limit.write_text(text)
+        assert memory.bytes_available() == free
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "another system's")
     assert memory.bytes_available() == host
     monkeypatch.delattr(memory.os, "sysconf")

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from experiments import together
+from experiments.ablate_settings import Settings
 from experiments.together import Together, affordable, asked_for
 from jax_lenet import VARIANTS, load
 from jax_lenet.memory import bytes_needed, example_shapes
@@ -32,6 +33,14 @@ def test_on_a_gpu_it_is_said_for_each_and_on_a_cpu_for_all(
 ):
     devices(monkeypatch, platform, count)
     assert asked_for(runs, on_cpu=1, most=12) == expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 1), (3, 3), (16, 16)])
+def test_a_study_uses_all_of_a_cpus_devices(monkeypatch, data, count, expected):
+    """A run alone is split over two; with more of them, each trains a run."""
+    devices(monkeypatch, "cpu", count)
+    monkeypatch.setattr(together, "bytes_available", lambda: None)
+    assert Settings(seeds=20).together(data, print) == Together(expected, expected)
 
 
 def test_one_run_of_several_at_once_has_the_bits_of_several(monkeypatch):
