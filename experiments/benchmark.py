@@ -20,7 +20,6 @@ from typing import Any
 from rich.console import Console
 
 from experiments import (
-    benchmark_chart,
     benchmark_report,
     benchmark_tables,
     cli,
@@ -268,6 +267,8 @@ class Benchmark:
 
     def show(self) -> None:
         """Draw the chart and print the tables."""
+        from experiments import benchmark_chart  # matplotlib takes a second to import
+
         path = self.settings.out / benchmark_report.CHART
         benchmark_chart.draw(path, self.facts, self.rows, self.scaling)
         self.console.print(benchmark_tables.table_of(self.rows))

@@ -114,7 +114,9 @@ class Entrant(Racer):
     def worker(self) -> Worker:
         """The process; the first use starts it."""
         if self._worker is None:
-            self._worker = Worker(self._cores)
+            # Nobody gives textbook Flax several CPU devices, of which it would use one.
+            devices = 1 if self.job.contender == "flax" else None
+            self._worker = Worker(self._cores, devices)
         return self._worker
 
     @property

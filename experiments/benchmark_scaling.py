@@ -73,10 +73,26 @@ def ways_of(cores: tuple[int, ...], contenders: Iterable[str], on_gpu: bool) -> 
     ways = [Way("jax_lenet", (cores,))]
     ways += [Way("jax_lenet", (cores,), len(cores)), Way("jax_lenet", each)] if several else []
     ways += [Way("torch", (cores,))]
-    ways += [Way("torch", each)] if several else []
+    ways += [Way("torch", parts) for parts in _in_parts(cores)] if several else []
     ways += [Way("torch_cuda_graph", (cores,))] if "torch_cuda_graph" in contenders else []
     ways += [Way("torch_vmap", (cores,))] if "torch" in contenders else []
     return tuple(way for way in ways if way.contender in (*contenders, "torch_vmap"))
+
+
+def _in_parts(cores: tuple[int, ...]) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the cores shared out in 2, 4, 8, ... parts, and one by one.
+
+    >>> _in_parts((0, 1, 2, 3))
+    [((0, 1), (2, 3)), ((0,), (1,), (2,), (3,))]
+    """
+    count = len(cores)
+    numbers = [2**i for i in range(1, count.bit_length()) if count % 2**i == 0 and 2**i < count]
+    return [
+        tuple(
+            cores[part * count // number : (part + 1) * count // number] for part in range(number)
+        )
+        for number in [*numbers, count]
+    ]
 
 
 class Pool:

@@ -67,7 +67,7 @@ def first_result(job: Job, sample: Path, cores: Sequence[int]) -> FirstResult:
 
 def _worker_seconds(job: Job, cores: Sequence[int], cache: Path | None) -> float:
     start = perf_counter()
-    with Worker(cores, cache=cache) as worker:
+    with Worker(cores, 1 if job.contender == "flax" else None, cache) as worker:
         worker.build(job)
         worker.ask("turn", key="", epochs=1)
         return perf_counter() - start

@@ -25,15 +25,20 @@ AUTO, OFF = "auto", "off"
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 #: Bytes that a cache may take; the least recently used go first. A study's programs take 6 MB.
 CACHE_BYTES = 500_000_000
+#: A container's share of the machine's cores: microseconds in a period of so many.
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 #: Seconds between two returns of memory while programs compile.
 GIVE_BACK_EVERY = 0.1
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use: its own, and no more than a container's quota."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        microseconds, period = map(int, CPU_QUOTA.read_text().split())
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return own
+    return max(1, min(own, microseconds // period))
 
 
 def use_cpu_devices(count: int | None) -> int:
@@ -138,9 +143,7 @@ def use_compilation_cache(choice: str) -> CompilationCache:
     if choice == AUTO and home is None:
         return _no_cache("the user has no home folder")
     folder = home / "compiled" if choice == AUTO and home is not None else Path(choice).resolve()
-    reason = _unusable(folder)
-    if choice == AUTO and not reason:
-        folder.chmod(0o700)  # also where it was there before, and others could read it
+    reason = _unusable(folder, private=choice == AUTO)
     if reason and choice == AUTO:
         return _no_cache(f"{folder} {reason}")
     if reason:
@@ -165,24 +168,39 @@ def _no_cache(reason: str) -> CompilationCache:
     return CompilationCache(None, reason)
 
 
-def _unusable(folder: Path) -> str:
-    """Make a folder for this user alone; return what is wrong with it, or nothing."""
+def _unusable(folder: Path, private: bool) -> str:
+    """Make a folder for this user alone; return what is wrong with it, or nothing.
+
+    Args:
+        folder: to make, or that is there.
+        private: whether others may not even read one that is there.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
+        parents = [(parent, parent.stat()) for parent in folder.resolve().parents]
     except OSError as error:
         return f"cannot be used: {error.strerror}"
     if stat.S_ISLNK(status.st_mode):
         return "is a link"
-    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+    if not _is_own(status):
         return "belongs to another user"
     if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "can be written to by others"
-    for parent in folder.resolve().parents if os.name == "posix" else ():
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    for parent, its in parents if os.name == "posix" else ():
+        # A group that may write, as where each user has one, is taken for the user's own.
+        others = its.st_mode & stat.S_IWOTH and not its.st_mode & stat.S_ISVTX
+        if others or not (_is_own(its) or its.st_uid == 0):
             return f"can be replaced by others, who can write to {parent}"
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return "cannot be written to"
-    return ""
+    try:
+        if private:
+            folder.chmod(0o700)  # others could read it
+    except OSError as error:
+        return f"cannot be closed to others: {error.strerror}"
+    return "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "cannot be written to"
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Tell whether a file or folder is this user's."""
+    return not hasattr(os, "getuid") or status.st_uid == os.getuid()

@@ -8,7 +8,7 @@
 
 from jax_lenet.blocked import Prepared, prepare
 from jax_lenet.data import DataError, Dataset, load, normalize
-from jax_lenet.ensemble import Programs, compile_programs
+from jax_lenet.ensemble import Programs, compile_programs, devices_for
 from jax_lenet.fitting import EpochResult, Fit, fit
 from jax_lenet.models import VARIANTS, LeNet5, lenet5
 from jax_lenet.training import (
@@ -38,6 +38,7 @@ __all__ = [
     "Programs",
     "TrainState",
     "compile_programs",
+    "devices_for",
     "epoch",
     "evaluate",
     "examples",

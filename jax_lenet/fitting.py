@@ -88,6 +88,7 @@ def fit(
     batch_size: int = 128,
     learning_rate: ArrayLike = 0.01,
     dropout: tuple[ArrayLike, ArrayLike] | None = None,
+    devices: int = 1,
     programs: Programs | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     start: Fit | None = None,
@@ -108,9 +109,12 @@ def fit(
         learning_rate: of plain SGD, a number or one per run ``[R]``.
         dropout: rates of drop6 and drop7 in place of the model's own, each a number or ``[R]``.
             They are traced: other rates do not compile again.
+        devices: that share the runs, or the batches of one run, as in `compile_programs`;
+            `devices_for` tells how many of JAX's are best.
         programs: from `compile_programs` for this model, these sizes and at least R runs; the
             places that are left train the last run again. None compiles for R, and does not warm
-            up, so that the first epoch's time is that of a first call.
+            up, so that the first epoch's time is that of a first call. Given, they say how many
+            devices there are.
         on_epoch: called after each epoch.
         start: earlier epochs of these runs, which are not trained again; its arrays may be NumPy's.
         save: called after each epoch, before ``on_epoch``, with what ``start`` takes. The next
@@ -146,6 +150,7 @@ def fit(
             runs=len(seeds),
             batch_size=batch_size,
             traced_dropout=dropout is not None,
+            devices=devices,
             warm_up=False,
         )
     _check_programs(programs, model, len(seeds), batch_size, dropout is not None)

@@ -34,7 +34,7 @@ def two_way(differences: np.ndarray, seed_factor: float = 1.0) -> TwoWay:
     With d = mean + seed effect + image effect + rest, and the mean squares A of seeds, B of images
     and R of the rest over n seeds and m images, the variance of the mean is estimated by
     ``(A + max(B - R, 0)) / (n * m)``: the first is the seeds' own s^2 / n, in which the rest is
-    counted already, so the images add what they vary beyond it.
+    counted already, so the images add what they vary beyond it. `seed_factor` multiplies A.
 
     Args:
         differences: ``[seeds, images]``, at least two of each: of correctness, -1, 0 or 1, or of

@@ -111,7 +111,11 @@ def test_a_profile_divides_the_epoch(finished):
     parts = [profile[name] for name in ("product", "other", "collective", "idle")]
     assert sum(parts) == pytest.approx(1)
     assert all(part >= 0 for part in parts)
-    assert profile["product"] > 0.2
+    # Products take at least as long as at the machine's own rate, but for what tracing adds to all
+    # else. Compiled as here, without optimization, all else is slow: they are a fifth of the time.
+    least = 640 * 3.66e6 / finished[0]["matmul_rate"]
+    assert 0.5 * least < profile["product"] * profile["untraced_seconds"]
+    assert profile["product"] < 1
     assert profile["collective"] == 0  # of one device
     assert 0 < profile["untraced_seconds"] < 60
     shares = [operation["share"] for operation in profile["operations"]]

@@ -89,12 +89,7 @@ def test_a_fit_on_two_devices_is_the_fit_on_one_device(digits, runs):
     model = VARIANTS["LeNet_BN_Dropout"]
 
     def fitted(devices):
-        programs = compile_programs(
-            model, *digits, runs=runs, traced_dropout=True, devices=devices, warm_up=False
-        )
-        return fit(
-            model, *digits, seeds=range(runs), epochs=2, programs=programs, dropout=(0.3, 0.1)
-        )
+        return fit(model, *digits, seeds=range(runs), epochs=2, devices=devices, dropout=(0.3, 0.1))
 
     one, two = fitted(1), fitted(2)
     assert_close(two.state, one.state, FLOAT32)

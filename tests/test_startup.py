@@ -196,3 +196,14 @@ def test_what_a_thread_has_freed_is_given_back_while_others_work():
 def resident() -> int:
     """Return the bytes that this process has in memory now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000\n", 8), ("250000 100000\n", 2), ("50000 100000\n", 1)]
+)
+def test_a_containers_quota_limits_the_cores(quota, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setattr(startup, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert startup.cores() == 8
+    (tmp_path / "cpu.max").write_text(quota)
+    assert startup.cores() == expected
