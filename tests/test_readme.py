@@ -135,6 +135,17 @@ def test_the_answers_are_those_of_the_kept_study():
         assert f"{verdict['number']}. *{verdict['claim']}* {verdict['sentence']}" in text
 
 
+def test_what_it_says_of_wrong_labels_and_learning_rates_is_the_kept_studys():
+    summary = json.loads((ROOT / "docs" / "results" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["wrong_labels"]["found"] == 15
+    assert summary["wrong_labels"]["changed"] == []
+    assert "No verdict changes without the 15 test images" in " ".join(README.split())
+    best = summary["verdicts"][1]["mechanism"]["numbers"]["best_rate"]
+    without, treated = best["without batch norm"], best["with batch norm"]
+    chosen = f"The validation images choose {without:g} without and {treated:g} with batch norm"
+    assert chosen in " ".join(README.split())
+
+
 def test_every_file_and_variant_that_it_names_exists():
     layout = README[README.index("## Where to find what") : README.index("## Differences")]
     folder = None
