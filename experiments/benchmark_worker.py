@@ -31,19 +31,9 @@ from experiments.process_memory import peak_rss_bytes
 
 #: What environment variables that change a contender's speed or memory begin with.
 VARIABLES = (
-    *(
-        "JAX_",
-        "XLA_",
-        "LIBTPU_",
-        "TF_CPP",
-        "TF_XLA",
-        "TORCH",
-        "PYTORCH_",
-        "CUDA_",
-        "NVIDIA_",
-        "CUBLAS_",
-    ),
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "LD_", "MALLOC_", "GLIBC_", "PYTHON"),
+    *("JAX_", "XLA_", "LIBTPU_", "TF_CPP", "TF_XLA", "TORCH", "PYTORCH_"),
+    *("CUDA_", "NVIDIA_", "CUBLAS_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_"),
+    *("LD_", "MALLOC_", "GLIBC_", "PYTHON"),
 )
 
 

@@ -214,7 +214,7 @@ class RateCurve:
         return best_by_others(self.validation_accuracy)
 
     def right_at(self, rates: np.ndarray) -> np.ndarray:
-        """Return which images each seed has right at its rate, -1 to 1 ``[seeds, images]``.
+        """Return which images each seed has right at its rate: 0 or 1, int8 ``[seeds, images]``.
 
         Args:
             rates: the index of each seed's rate, ``[seeds]``.
