@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import sweep_results
+from experiments import sweep_files
 from experiments.cli import UserError
 from experiments.results import (
     CONFIG,
@@ -328,7 +328,7 @@ def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence
 def _sweeps(folder: ResultsFolder, test_set: LabelledImages | None) -> Iterator[Sweep]:
     """Yield the sweeps that are kept here, having made sure that they saw the same test images."""
     for config in sorted(folder.path.glob(f"{SWEEPS}/[0-9]*/{CONFIG}")):
-        sweep = sweep_results.read(config.parent)
+        sweep = sweep_files.read(config.parent)
         if test_set is not None and not np.array_equal(sweep.labels, test_set.labels):
             raise UserError(f"{config.parent / PREDICTIONS}: expected the labels of {TEST_SET}")
         yield sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments import durable
 from experiments.cli import UserError
 from experiments.results import KEPT
-from experiments.sweep_results import read
+from experiments.sweep_files import read
 
 SAME_SETTINGS = ("epochs", "batch_size", "learning_rate")
 

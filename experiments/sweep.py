@@ -32,18 +32,10 @@ from experiments.kept_state import RUN_BYTES
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
+from experiments.sweep_files import Outcome, SweepFolder, read
 from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_by_variant
 from experiments.sweep_progress import Display, say_curves
-from experiments.sweep_results import (
-    PROGRAM,
-    Outcome,
-    Run,
-    Sweep,
-    SweepFolder,
-    SweepRow,
-    read,
-    summarize,
-)
+from experiments.sweep_results import PROGRAM, Run, Sweep, SweepRow, summarize
 from experiments.sweep_settings import Settings
 from experiments.sweep_store import Begun, Progress
 from experiments.together import Together

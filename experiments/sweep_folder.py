@@ -10,7 +10,8 @@ from experiments import going_on, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Config, Identity, Kind, Say
 from experiments.results import PREDICTIONS
-from experiments.sweep_results import PROGRAM, ROWS, Candidates, Outcome, Run, SweepFolder, SweepRow
+from experiments.sweep_files import ROWS, Outcome, SweepFolder
+from experiments.sweep_results import PROGRAM, Candidates, Run, SweepRow
 from experiments.sweep_settings import Settings
 from experiments.sweep_store import Begun
 

@@ -18,7 +18,8 @@ from experiments import durable, kept_state
 from experiments.cli import UserError
 from experiments.going_on import Identity, Say
 from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
-from experiments.sweep_results import BEGUN, Point, Run, SweepFolder
+from experiments.sweep_files import BEGUN, SweepFolder
+from experiments.sweep_results import Point, Run
 from jax_lenet.training import TrainState
 
 FORMAT = 1

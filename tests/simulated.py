@@ -9,7 +9,8 @@ from scipy import stats
 from experiments import ablate
 from experiments.evidence import Evidence, gather, runs_of
 from experiments.results import LabelledImages, ResultsFolder, Row, TimingRow
-from experiments.sweep_results import Candidates, Outcome, SweepFolder, SweepRow
+from experiments.sweep_files import Outcome, SweepFolder
+from experiments.sweep_results import Candidates, SweepRow
 from experiments.verdicts import summarize
 from jax_lenet import VARIANTS
 from jax_lenet.decisions import Rules

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.sweep_results import BEGUN
+from experiments.sweep_files import BEGUN
 from tests.crash import ROOT, debris
 
 SEED = 20_27

@@ -16,17 +16,9 @@ from rich.console import Console
 from scipy import stats
 
 from experiments import cli, npz, sweep, sweep_figure, sweep_folder
+from experiments.sweep_files import SweepFolder, read
 from experiments.sweep_progress import Display, say_curves
-from experiments.sweep_results import (
-    Candidates,
-    Point,
-    RateCurve,
-    SweepFolder,
-    SweepRow,
-    choose,
-    read,
-    summarize,
-)
+from experiments.sweep_results import Candidates, Point, RateCurve, SweepRow, choose, summarize
 from experiments.sweep_settings import Settings
 from experiments.together import Together
 from jax_lenet import examples, fit, lenet5, load

@@ -13,7 +13,7 @@ import pytest
 from experiments import cli, durable, environment, npz, sweep, sweep_figure, sweep_store
 from experiments.lock import one_writer
 from experiments.settings import StudySettings
-from experiments.sweep_results import BEGUN, SweepFolder
+from experiments.sweep_files import BEGUN, SweepFolder
 from experiments.sweep_settings import Settings
 from tests.faults import FaultyDisk, crashes, faulty
 

@@ -6,8 +6,8 @@ import pytest
 from experiments.cli import UserError
 from experiments.evidence import Evidence
 from experiments.questions import as_json
+from experiments.sweep_files import Outcome, SweepFolder, read
 from experiments.sweep_questions import at_dropout_rates
-from experiments.sweep_results import Outcome, SweepFolder, read
 from tests.simulated import (
     AS_CLAIMED,
     DROPOUT_RATES,

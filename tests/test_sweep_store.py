@@ -12,7 +12,8 @@ from experiments import npz, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Identity
 from experiments.kept_state import DamagedError
-from experiments.sweep_results import Point, Run, SweepFolder
+from experiments.sweep_files import SweepFolder
+from experiments.sweep_results import Point, Run
 from experiments.sweep_store import Begun, Progress
 from jax_lenet import VARIANTS
 from jax_lenet.fitting import state_shapes
