@@ -75,6 +75,7 @@ class Follower:
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._stored = threading.Semaphore(1)  # whether all that was given is stored
         self._ending = threading.Lock()
+        self._closed = False  # read and written with it held
         self._send(
             "hello",
             protocol=PROTOCOL,
@@ -99,7 +100,8 @@ class Follower:
 
     def close(self, error: BaseException | None = None) -> None:
         """End the connection; with an error, all other processes, too."""
-        self._ending.acquire()  # for good: nobody but this thread says why
+        with self._ending:
+            self._closed = True  # from now on nobody but this thread says why
         if error is not None:
             with contextlib.suppress(GoneError):
                 self._channel.send("ended", reason=reason_of(error))
@@ -136,6 +138,8 @@ class Follower:
 
     def _end(self, reason: str, code: int) -> NoReturn:
         with self._ending:
+            if self._closed:
+                raise SystemExit  # of the thread that listens
             if (stopped := signals.asked()) is not None:  # as Ctrl-C asks all
                 reason, code = str(stopped), stopped.exit_code
             end_process(self._name, reason, code)

@@ -27,7 +27,18 @@ from tests.hosts_child import free_port
 TERMS = {"--epochs": 3, "--variants": ("LeNet",), "jax": "0.10"}
 
 
+#: The threads of one test that can end a process.
+THREADS: list[threading.Thread] = []
+
+
 def in_a_thread(function, *arguments):
+    THREADS.append(in_a_thread_of_process_0(function, *arguments))
+    return THREADS[-1]
+
+
+def in_a_thread_of_process_0(function, *arguments):
+    """Process 0 ends nothing once it is closed; some of its threads sleep for minutes."""
+
     def until_ended():
         with contextlib.suppress(SystemExit):
             function(*arguments)
@@ -53,21 +64,33 @@ class Ends:
 
 @pytest.fixture
 def ends(monkeypatch):
-    ends, channels, connect = Ends(), [], wire.connect
+    """Whatever ends a process in a test; all that could do so has gone when the test has."""
+    ends, channels, queues, connect = Ends(), [], [], wire.connect
 
     def connect_and_remember(*address):
         channels.append(connect(*address))
         return channels[-1]
 
+    def remembered_queue():
+        queues.append(SimpleQueue())
+        return queues[-1]
+
+    THREADS.clear()
     monkeypatch.setattr(wire, "connect", connect_and_remember)
+    monkeypatch.setattr(hosts, "SimpleQueue", remembered_queue)
     monkeypatch.setattr(hosts, "end_process", ends)
-    for module in (hosts, leader):
-        monkeypatch.setattr(module, "in_a_thread", in_a_thread)
+    monkeypatch.setattr(hosts, "in_a_thread", in_a_thread)
+    monkeypatch.setattr(leader, "in_a_thread", in_a_thread_of_process_0)
     monkeypatch.setattr(leader, "LINGER", 0.0)
     monkeypatch.setattr(leader, "GRACE", 20.0)
     yield ends
     for channel in channels:  # of processes that were ended: the system would close them
         channel.close()
+    for queue in queues:  # what a process that was ended would wait for
+        queue.put(None)
+    for thread in THREADS:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -360,11 +383,10 @@ def test_what_cannot_be_understood_ends_another_process(message, places, ends):
     place = places(1, 2)
     with wire.listen(place.host, place.port) as listener:
         in_a_thread(follow, place)
-        channel = wire.Channel(listener.accept()[0])
-        channel.receive(10)
-        channel.send(kind, **about)
-        assert ends.next() == ("process 1", "what process 0 says cannot be understood", 1)
-        channel.close()
+        with contextlib.closing(wire.Channel(listener.accept()[0])) as channel:
+            channel.receive(10)
+            channel.send(kind, **about)
+            assert ends.next() == ("process 1", "what process 0 says cannot be understood", 1)
 
 
 def test_nothing_is_stored_once_the_work_is_over(places, ends):
