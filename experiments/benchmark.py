@@ -3,10 +3,10 @@
     python -m experiments.benchmark
 
 times three models on MNIST and leaves benchmark.json and benchmark.png in ``results-benchmark``. On
-two cores of an AMD EPYC server that takes about twenty-five minutes, half of it for many runs at
-once; ``--variants LeNet --seeds-at-once 1`` takes three minutes. To expect there: an epoch of LeNet
-in 1.2 to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as textbook Flax. On
-a GPU more of PyTorch's ways are timed, and up to 256 runs at once.
+two cores of an AMD EPYC server that takes about an hour, half of it for many runs at once;
+``--variants LeNet --seeds-at-once 1`` takes ten minutes. To expect there: an epoch of LeNet in 1.2
+to 1.3 seconds, more than twice as fast as PyTorch and six times as fast as textbook Flax. On a GPU
+more of PyTorch's ways are timed, and up to 256 runs at once.
 
 Nothing else should run on the machine. Without PyTorch the rest is measured.
 """
@@ -30,7 +30,7 @@ from experiments.benchmark_numbers import Row, row_of
 from experiments.benchmark_process import Job, Worker, cores_of
 from experiments.benchmark_race import race, time_shares
 from experiments.benchmark_scaling import ScalingRow, race_to_scale, ways_of
-from experiments.benchmark_start import first_result
+from experiments.benchmark_start import first_result, first_result_of_study, peak_of_study
 from experiments.contenders import NAMES, NotMeasuredError, data_of, task_of, write_data
 from experiments.progress import say, say_source
 from experiments.settings import StudySettings
@@ -47,8 +47,8 @@ SCALED_VARIANT = "LeNet_BN_Dropout"
 #: Images of every contender's epochs where many runs train on a CPU: fifty steps. On all images
 #: PyTorch would take two minutes for one epoch of sixteen models under vmap.
 SCALE_IMAGES = 6_400
-#: Rounds there on a CPU, at most: the fewest that give an interval of use.
-SCALE_ROUNDS = 3
+#: Rounds there on a CPU, at most: the fewest that give an interval.
+SCALE_ROUNDS = 6
 #: Images of the epoch that is profiled, at most: the timed one's, which a trace can hold.
 PROFILE_IMAGES = 50_000
 #: Operations besides matrix products that a profile names.
@@ -71,8 +71,8 @@ class Settings:
     contenders: tuple[str, ...] | None = None
     """What to time: jax_lenet, torch, torch_dataloader and flax unless told otherwise, on a GPU
     also torch_compile and torch_cuda_graph."""
-    repeats: int = 5
-    """Rounds; in each every contender has a turn."""
+    repeats: int = 9
+    """Rounds; in each every contender has a turn, in a new process. Six or more give intervals."""
     epochs: int = 3
     """The most epochs in a turn; slow contenders train fewer, so that a turn takes some seconds."""
     seeds_at_once: tuple[int, ...] | None = None
@@ -87,7 +87,7 @@ class Settings:
     out: Path = Path("results-benchmark")
     """The folder that gets the results."""
     overwrite: bool = False
-    """Replace the results that the folder holds."""
+    """Replace the results that the folder holds, once there are new ones."""
 
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
@@ -131,6 +131,18 @@ class Settings:
         }
 
 
+def data_arguments(settings: Settings) -> list[str]:
+    """Return what tells another program which data these are."""
+    names = ("dataset", "data_dir", "train_size")
+    given = ((name, getattr(settings, name)) for name in names)
+    return [
+        text
+        for name, value in given
+        if value is not None
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
 def check_contenders(names: tuple[str, ...]) -> None:
     """Raise UserError unless the names are different contenders; suggest the nearest."""
     if not names:
@@ -151,6 +163,7 @@ class Benchmark:
         rows: one for each contender and variant, so far.
         scaling: one for each way, number of runs and variant, so far.
         profiles: one for each variant, so far.
+        study: how a study of all six variants starts, and its memory; None if it wasn't measured.
     """
 
     def __init__(self, settings: Settings, data: Dataset, folder: Path, console: Console):
@@ -172,6 +185,7 @@ class Benchmark:
         self.rows: list[Row] = []
         self.scaling: list[ScalingRow] = []
         self.profiles: list[dict[str, Any]] = []
+        self.study: dict[str, Any] | None = None
         self.facts = {
             "title": "LeNet-5 on MNIST: this library beside PyTorch",
             "program": "experiments.benchmark",
@@ -244,6 +258,20 @@ class Benchmark:
             say=self._say,
         )
 
+    def start_study(self) -> None:
+        """Time the start of the study that is the default, and see how much memory it takes."""
+        self._say("experiments.ablate     a study of all variants: its first result, its memory")
+        first, peak, reason = first_result_of_study(self.cores), None, None
+        try:
+            peak = peak_of_study(data_arguments(self.settings), self.cores)
+        except NotMeasuredError as error:
+            reason = str(error)
+        self.study = {
+            "first_result_seconds": first._asdict(),
+            "peak_rss_bytes": peak,
+            "reason": reason,
+        }
+
     def profile(self, variant: str) -> None:
         """Find out where the time of this library's training epoch goes."""
         job = self.job("jax_lenet", variant, images=PROFILE_IMAGES)
@@ -253,8 +281,7 @@ class Benchmark:
         self.profiles.append({"variant": variant, "train_images": job.train_size, **shares})
 
     def write(self, finished: bool) -> None:
-        """Write benchmark.json."""
-        path = self.settings.out / benchmark_report.JSON
+        """Write benchmark.json or, before the end, what there is of it."""
         content = {
             **self.facts,
             "finished": finished,
@@ -262,8 +289,9 @@ class Benchmark:
             "rows": [asdict(row) for row in self.rows],
             "scaling": [asdict(row) for row in self.scaling],
             "profiles": self.profiles,
+            "study": self.study,
         }
-        benchmark_report.write_json(path, content)
+        benchmark_report.write_json(self.settings.out, content, finished)
 
     def show(self) -> None:
         """Draw the chart and print the tables."""
@@ -299,6 +327,8 @@ def main(settings: Settings) -> None:
             if "jax_lenet" in benchmark.contenders:
                 benchmark.profile(variant)
             benchmark.write(finished=False)
+        if len(settings.variants) > 1 and "jax_lenet" in benchmark.contenders:
+            benchmark.start_study()
     benchmark.write(finished=True)
     benchmark.show()
     say(console, f"Results: {settings.out.resolve()}")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import quantile_test
 
 from experiments.benchmark_race import Entrant
 from experiments.benchmark_start import FirstResult
-from jax_lenet.statistics import t_interval
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Ratio:
     """How many times as long a rival takes.
 
     Attributes:
-        estimate: geometric mean over the rounds, the centre of the interval (on a logarithmic
-            scale).
-        low: end of the 95% interval; None with a single round.
-        high: end of the interval; None with a single round.
+        estimate: median over the rounds.
+        low: end of the 95% interval; None with fewer than six rounds.
+        high: end of the interval; None as ``low``.
         n: rounds.
         rival: its name.
+        fastest: of the fastest turn of each, whichever the rounds.
     """
 
     estimate: float
@@ -30,25 +30,28 @@ class Ratio:
     high: float | None
     n: int
     rival: str
+    fastest: float
 
 
 def ratio(own: Sequence[float], rival: Sequence[float], name: str) -> Ratio:
     """Return the ratio of seconds that were measured in the same rounds.
 
-    The interval is Student's t on the logarithms of the rounds' ratios, the estimate the mean of
-    these logarithms.
+    The interval is the median's from ranks, which takes rounds to be independent and nothing else:
+    a program that comes in two speeds, process by process, has no normal distribution.
 
-    >>> two = ratio([1.0, 1.0, 2.0], [2.0, 3.0, 5.0], "torch")
-    >>> round(two.estimate, 2), round(two.low, 2), round(two.high, 2)
-    (2.47, 1.49, 4.08)
+    >>> two = ratio([1.0] * 6, [2.0, 2.1, 2.2, 2.4, 2.5, 5.0], "torch")
+    >>> two.estimate, two.low, two.high, two.fastest
+    (2.3, 2.0, 5.0, 2.0)
     """
-    interval = t_interval(np.log(np.asarray(rival) / np.asarray(own)))
+    quotients = np.asarray(rival) / np.asarray(own)
+    low, high = quantile_test(quotients, p=0.5).confidence_interval(0.95)
     return Ratio(
-        estimate=math.exp(interval.estimate),
-        low=None if interval.low is None else math.exp(interval.low),
-        high=None if interval.high is None else math.exp(interval.high),
-        n=interval.n,
+        estimate=float(np.median(quotients)),
+        low=None if math.isnan(low) else float(low),
+        high=None if math.isnan(high) else float(high),
+        n=len(quotients),
         rival=name,
+        fastest=min(rival) / min(own),
     )
 
 
@@ -75,7 +78,8 @@ class Row:
             library cutting the images into blocks and, with batch norm, taking their moments.
         compile_seconds: of compilation ahead of time.
         first_result_seconds: ``{"cold": seconds, "warm": seconds, "reason": why one is None}``.
-        peak_rss_bytes: the most that the process had in memory.
+        peak_rss_bytes: the most that one of its processes had in memory.
+        peak_device_bytes: the most that its library held of a GPU's memory; None on a CPU.
         flop_rate: floating-point operations in an epoch's matrix products / its seconds.
         flop_rate_share: the same as a fraction of the machine's measured rate.
         first_loss: mean loss of the first epoch, as minimized.
@@ -100,6 +104,7 @@ class Row:
     compile_seconds: float | None = None
     first_result_seconds: dict[str, float | str | None] | None = None
     peak_rss_bytes: int | None = None
+    peak_device_bytes: int | None = None
     flop_rate: float | None = None
     flop_rate_share: float | None = None
     first_loss: float | None = None
@@ -144,7 +149,8 @@ def row_of(
         prepare_seconds=entrant.built["prepare_seconds"],
         compile_seconds=entrant.built["compile_seconds"],
         first_result_seconds=first._asdict(),
-        peak_rss_bytes=entrant.last["peak_rss_bytes"],
+        peak_rss_bytes=entrant.peaks["peak_rss_bytes"],
+        peak_device_bytes=entrant.peaks["peak_device_bytes"],
         flop_rate=flop_rate,
         flop_rate_share=None if flop_rate is None else flop_rate / matmul_rate,
         first_loss=entrant.first["train_loss"],

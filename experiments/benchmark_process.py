@@ -8,6 +8,7 @@ experiments.benchmark_worker``, on cores of its own choice; see there what it ca
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from experiments.contenders import NotMeasuredError, Task
 
 #: Seconds that a process has to end by itself before it is killed.
 PATIENCE = 10.0
+#: Seconds that an answer may take: far more than compiling and training 256 models do.
+ANSWER = 1800.0
 #: Variables that say how many threads or devices there are, or where compiled programs are kept:
 #: here the benchmark's cores decide, and its own folder.
 DECIDED_HERE = (
@@ -117,7 +120,7 @@ class Worker:
         """Request something and wait for the answer.
 
         Raises:
-            NotMeasuredError: with the reason, if it can't be done or the process ended.
+            NotMeasuredError: with the reason, if it can't be done, or the process ended or hangs.
         """
         self.send(do, **arguments)
         return self.receive()
@@ -135,6 +138,9 @@ class Worker:
             NotMeasuredError: as `ask`.
         """
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], ANSWER)[0]:
+            self._process.kill()
+            raise NotMeasuredError(f"its process did not answer within {ANSWER:.0f} s")
         answer = self._process.stdout.readline()
         if not answer.endswith("\n"):
             raise NotMeasuredError(self._last_words())

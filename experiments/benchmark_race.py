@@ -1,9 +1,11 @@
 """How the benchmark times: each contender in its process, warmed up, in turn, one at a time."""
 
 import statistics
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.benchmark_process import Job, Worker
@@ -11,6 +13,8 @@ from experiments.contenders import NotMeasuredError
 
 #: A turn takes about so long, so that fast contenders train several epochs in it and slow ones one.
 TURN_SECONDS = 4.0
+#: What processes say of the memory they took.
+PEAKS = ("peak_rss_bytes", "peak_device_bytes")
 
 
 class Racer(ABC):
@@ -29,7 +33,7 @@ class Racer(ABC):
 
     @abstractmethod
     def warm_up(self) -> None:
-        """Build it and train an epoch that does not count."""
+        """Train an epoch that does not count."""
 
     @abstractmethod
     def take_turn(self) -> str:
@@ -50,8 +54,8 @@ class Racer(ABC):
 def take_turns(racers: Sequence[Racer], rounds: int, say: Callable[[str], None]) -> None:
     """Time racers in turn: A B C, A B C, and so on.
 
-    So a slow moment of the machine hits them all. Their processes sleep while another's works. One
-    that can't be measured, or whose process ends, drops out with the reason.
+    So a slow moment of the machine hits them all. One that can't be measured, or whose process
+    ends, drops out with the reason.
 
     Args:
         racers: not warmed up.
@@ -80,44 +84,40 @@ class Turn(NamedTuple):
 
 
 class Entrant(Racer):
-    """A contender with one model in a race, and the process that it has to itself.
+    """A contender with one model in a race, with a new process for every turn.
+
+    A process can be fast or slow as such, whatever it is asked: on two cores PyTorch's has been
+    seen to take 2.7 s for an epoch or, as it was started, 5.8 s. So each turn has one of its own,
+    which trains an epoch first that does not count.
 
     Attributes:
         job: what it does.
         turns: those that count.
         epochs: how many it trains in a turn.
-        built: what its process said of itself, see `benchmark_worker`.
+        built: what its first process said of itself, see `benchmark_worker`.
         first: what the epoch before the race gave, see the same.
-        last: what the latest turn gave.
+        peaks: the most memory of all its processes, see the same.
         flops: of an epoch's matrix products; None where nobody counts them.
     """
 
-    def __init__(self, job: Job, cores: Sequence[int], epochs: int):
+    def __init__(self, job: Job, cores: Sequence[int], epochs: int, cache: Path):
         """Take a job; no process runs yet.
 
         Args:
             job: what it does.
             cores: those that it may use.
             epochs: the most that it trains in a turn.
+            cache: folder of JAX's compilation cache, so that only the first process compiles.
         """
         self.job = job
         self.turns: list[Turn] = []
         self.epochs = epochs
         self.built: dict[str, Any] = {}
         self.first: dict[str, Any] = {}
-        self.last: dict[str, Any] = {}
+        self.peaks: dict[str, int | None] = dict.fromkeys(PEAKS)
         self.flops: float | None = None
         self._cores = cores
-        self._worker: Worker | None = None
-
-    @property
-    def worker(self) -> Worker:
-        """The process; the first use starts it."""
-        if self._worker is None:
-            # Nobody gives textbook Flax several CPU devices, of which it would use one.
-            devices = 1 if self.job.contender == "flax" else None
-            self._worker = Worker(self._cores, devices)
-        return self._worker
+        self._cache = cache
 
     @property
     def name(self) -> str:
@@ -125,35 +125,33 @@ class Entrant(Racer):
         return f"{self.job.task.variant:<20}{self.job.contender}"
 
     def warm_up(self) -> None:
-        """Build it and train an epoch that does not count."""
-        self.built = self.worker.build(self.job)
-        self.first = self.last = self.worker.ask("turn", key="", epochs=1)
-        seconds = self.first["train_seconds"][0] + self.first["test_seconds"][0]
-        self.epochs = max(1, min(self.epochs, int(TURN_SECONDS / seconds)))
+        """Build it, in a process that is timed in no turn, and look at what does not change."""
+        with self._process() as (worker, self.built, self.first):
+            seconds = self.first["train_seconds"][0] + self.first["test_seconds"][0]
+            self.epochs = max(1, min(self.epochs, int(TURN_SECONDS / seconds)))
+            with suppress(NotMeasuredError):  # uncounted, its times count all the same
+                self.flops = worker.ask("flops", key="")["flops"]
 
     def take_turn(self) -> str:
         """Train and test for a turn."""
-        self.last = self.worker.ask("turn", key="", epochs=self.epochs)
-        turn = Turn(*(statistics.fmean(self.last[name]) for name in Turn._fields))
+        with self._process() as (worker, _, _):
+            answer = worker.ask("turn", key="", epochs=self.epochs)
+        for name in PEAKS:
+            self.peaks[name] = max(filter(None, (self.peaks[name], answer[name])), default=None)
+        turn = Turn(*(statistics.fmean(answer[name]) for name in Turn._fields))
         self.turns.append(turn)
         return (
             f"train {turn.train_seconds:8.4f} s   test {turn.test_seconds:7.4f} s"
             f"   ({self.epochs} epoch{'s' if self.epochs > 1 else ''})"
         )
 
-    def count_flops(self, say: Callable[[str], None]) -> None:
-        """Ask for the operations of an epoch; without them its times count all the same."""
-        if self.reason is not None:
-            return
-        try:
-            self.flops = self.worker.ask("flops", key="")["flops"]
-        except NotMeasuredError as error:
-            say(f"{self.job.contender}: operations not counted: {error}")
-
-    def close(self) -> None:
-        """End the process."""
-        if self._worker is not None:
-            self._worker.close()
+    @contextmanager
+    def _process(self) -> Iterator[tuple[Worker, dict[str, Any], dict[str, Any]]]:
+        """Start a process; yield it, what it built and what its first epoch gave."""
+        # Nobody gives textbook Flax several CPU devices, of which it would use one.
+        devices = 1 if self.job.contender == "flax" else None
+        with Worker(self._cores, devices, self._cache) as worker:
+            yield worker, worker.build(self.job), worker.ask("turn", key="", epochs=1)
 
 
 def race(
@@ -173,13 +171,9 @@ def race(
         epochs: the most that one trains in a turn.
         say: is told how it goes, in lines.
     """
-    entrants = [Entrant(job, cores, epochs) for job in jobs]
-    with ExitStack() as processes:
-        for entrant in entrants:
-            processes.enter_context(closing(entrant))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        entrants = [Entrant(job, cores, epochs, Path(cache)) for job in jobs]
         take_turns(entrants, rounds, say)
-        for entrant in entrants:
-            entrant.count_flops(say)
     return entrants
 
 

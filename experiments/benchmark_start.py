@@ -1,4 +1,4 @@
-"""From the start of a process to its first result: the real program, and the other contenders.
+"""Whole processes: how long the real program takes to its first result, and how much memory.
 
 For this library that is ``python -m experiments.ablate`` as a user starts it, in a home folder that
 is empty, until results.csv holds its first epoch. A second start finds the compiled programs that
@@ -6,11 +6,13 @@ the first left in that home. The others are processes of `benchmark_worker`, whi
 write no files, and read the digits from plain arrays.
 """
 
+import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, sleep
@@ -18,16 +20,21 @@ from typing import NamedTuple
 
 from experiments.benchmark_process import DECIDED_HERE, Job, Worker, end, last_words, on_cores
 from experiments.contenders import NotMeasuredError
-from experiments.results import RESULTS
+from experiments.results import CONFIG, RESULTS
+from jax_lenet import VARIANTS
 
 #: Seconds that a first result may take.
 PATIENCE = 300.0
+#: How often each start is timed, of which the median counts.
+STARTS = 3
 #: Seconds between two looks at results.csv.
 LOOK_EVERY = 0.005
 
 
 class FirstResult(NamedTuple):
     """Seconds from the start of a process to its first finished epoch and test, on the sample.
+
+    Medians of `STARTS` starts of each kind.
 
     Attributes:
         cold: with nothing compiled before.
@@ -49,23 +56,34 @@ def first_result(job: Job, sample: Path, cores: Sequence[int]) -> FirstResult:
         cores: those that it may use.
     """
     job = replace(job, data=str(sample), train_size=None)
-    seconds: list[float] = []
+    if job.contender == "jax_lenet":
+        variants = (job.task.variant,)
+        return _medians(lambda folder: program_seconds(variants, folder, cores))
+    cached = not job.contender.startswith("torch")
+    return _medians(lambda cache: _worker_seconds(job, cores, cache), again=cached)
+
+
+def first_result_of_study(cores: Sequence[int]) -> FirstResult:
+    """Time the same of the study as it is by default, with all its variants."""
+    return _medians(lambda folder: program_seconds(tuple(VARIANTS), folder, cores))
+
+
+def _medians(seconds_of: Callable[[Path], float], again: bool = True) -> FirstResult:
+    """Time starts with a folder that is empty and, if ``again``, with what they have left in it."""
+    seconds: tuple[list[float], list[float]] = [], []
+    reason = None
     try:
-        if job.contender.startswith("torch"):
-            seconds.append(_worker_seconds(job, cores, cache=None))
-            return FirstResult(seconds[0], None)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            for _ in range(2):
-                if job.contender == "jax_lenet":
-                    seconds.append(program_seconds(job.task.variant, Path(folder), cores))
-                else:
-                    seconds.append(_worker_seconds(job, cores, Path(folder)))
+        for _ in range(STARTS):
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                for kind in seconds[: 1 + again]:
+                    kind.append(seconds_of(Path(folder)))
     except NotMeasuredError as error:
-        return FirstResult(seconds[0] if seconds else None, None, str(error))
-    return FirstResult(seconds[0], seconds[1])
+        reason = str(error)
+    cold, warm = (statistics.median(each) if each else None for each in seconds)
+    return FirstResult(cold, warm, reason)
 
 
-def _worker_seconds(job: Job, cores: Sequence[int], cache: Path | None) -> float:
+def _worker_seconds(job: Job, cores: Sequence[int], cache: Path) -> float:
     start = perf_counter()
     with Worker(cores, 1 if job.contender == "flax" else None, cache) as worker:
         worker.build(job)
@@ -73,13 +91,13 @@ def _worker_seconds(job: Job, cores: Sequence[int], cache: Path | None) -> float
         return perf_counter() - start
 
 
-def program_seconds(variant: str, home: Path, cores: Sequence[int]) -> float:
+def program_seconds(variants: Sequence[str], home: Path, cores: Sequence[int]) -> float:
     """Start ``experiments.ablate`` on the sample; return the seconds until its first epoch's row.
 
     Then it is ended: everything that it compiles for the first epoch is in its cache by then.
 
     Args:
-        variant: the one that it trains, with all other settings as they are.
+        variants: those that it trains, with all other settings as they are.
         home: the user's home folder, in which its compilation cache is.
         cores: those that it may use.
 
@@ -91,7 +109,7 @@ def program_seconds(variant: str, home: Path, cores: Sequence[int]) -> float:
         tempfile.TemporaryFile("w+", errors="replace") as errors,
     ):
         out = Path(folder) / "out"
-        what = ("--dataset", "mnist_sample", "--variants", variant, "--out", str(out))
+        what = ("--dataset", "mnist_sample", "--variants", *variants, "--out", str(out))
         start = perf_counter()
         with on_cores(cores):
             process = subprocess.Popen(
@@ -131,3 +149,32 @@ def _seconds_to_row(path: Path, process: subprocess.Popen, start: float) -> floa
             raise NotMeasuredError("it ended before its first result")
         sleep(LOOK_EVERY)
     raise NotMeasuredError(f"no first result within {PATIENCE:.0f} s")
+
+
+def peak_of_study(arguments: Sequence[str], cores: Sequence[int]) -> int:
+    """Return the most memory, in bytes, that a study of all variants has in use, itself included.
+
+    It trains two seeds for an epoch, times once and draws: more of either takes as much.
+
+    Args:
+        arguments: of ``experiments.ablate``, that say which data.
+        cores: those that it may use.
+
+    Raises:
+        NotMeasuredError: if it ends before it is finished.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        out = Path(folder) / "out"
+        short = ("--seeds", "2", "--epochs", "1", "--timing-repeats", "1")
+        cold = ("--compilation-cache", "off", "--out", str(out))
+        with on_cores(cores):
+            done = subprocess.run(
+                [sys.executable, "-m", "experiments.ablate", *arguments, *short, *cold],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        if done.returncode != 0:
+            raise NotMeasuredError(last_words(done.returncode, iter(done.stderr.splitlines())))
+        return json.loads((out / CONFIG).read_text())["peak_rss_bytes"]

@@ -83,6 +83,7 @@ class _Session:
             "train_loss": _finite(contender.train_loss),
             "test_accuracy": _finite(contender.accuracy()),
             "peak_rss_bytes": peak_rss_bytes(),
+            "peak_device_bytes": peak_device_bytes(contender.name),
         }
 
     def train(self, key: str, epochs: int) -> dict[str, Any]:
@@ -128,6 +129,17 @@ def prepare_library(contender: str, threads: int) -> None:
     except ModuleNotFoundError:
         return  # `build` says so
     torch.set_num_threads(threads)
+
+
+def peak_device_bytes(contender: str) -> int | None:
+    """Return the most that the contender's library has held of a GPU's memory; None on a CPU."""
+    if contender.startswith("torch"):
+        import torch
+
+        return torch.cuda.max_memory_reserved() or None
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def own_cores() -> list[int] | None:

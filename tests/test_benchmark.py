@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -145,7 +146,8 @@ class Pretended:
     """Stands in for `Worker`: a contender whose seconds are known.
 
     A turn takes `SECONDS`, times one in the first, two in the second and so on: a machine that
-    grows slower, on which ratios within a round stay what they are.
+    grows slower, on which ratios within a round stay what they are. Of a process's two turns the
+    first warms up.
     """
 
     SECONDS = {  # noqa: RUF012
@@ -159,9 +161,11 @@ class Pretended:
     platform = "cpu"
     dies: tuple[str, ...] = ()
     log: list = []  # noqa: RUF012
+    caches: list = []  # noqa: RUF012
+    rounds: Counter = Counter()  # noqa: RUF012
 
     def __init__(self, cores, devices=None, cache=None):
-        self.turns = 0
+        self.caches.append(cache)
 
     def __enter__(self):
         return self
@@ -173,7 +177,7 @@ class Pretended:
         pass
 
     def build(self, job):
-        self.job = job
+        self.job, self.warm = job, False
         self.seconds = self.SECONDS[job.contender]
         return {"prepare_seconds": 0.7, "compile_seconds": 2.0, "devices": 1, "cores": [0]}
 
@@ -185,23 +189,34 @@ class Pretended:
             return {"flops": 1e9 if self.job.contender == "jax_lenet" else None}
         if do == "time_shares":
             return {"reason": "no profiler"}
-        if self.job.contender in self.dies and self.turns == 2:
-            raise NotMeasuredError("its process was ended by SIGKILL")
-        self.log.append((self.job.contender, self.job.train_size, epochs))
-        seconds = self.seconds * max(self.turns, 1)  # warming up is turn 0
-        self.turns += 1
+        name = self.job.contender
+        self.log.append((name, self.job.train_size, epochs))
+        if self.warm:
+            self.rounds[name] += 1
+            if name in self.dies and self.rounds[name] == 2:
+                raise NotMeasuredError("its process was ended by SIGKILL")
+        seconds = self.seconds * self.rounds[name] if self.warm else self.seconds
+        self.warm = True
         return {
             "train_seconds": [seconds] * epochs,
             "test_seconds": [seconds / 10] * epochs,
             "train_loss": 1.5,
             "test_accuracy": 0.9,
-            "peak_rss_bytes": 700_000_000,
+            "peak_rss_bytes": 700_000_000 + self.rounds[name] % 2,
+            "peak_device_bytes": None if self.platform == "cpu" else 5,
         }
 
 
 def first_of(job, sample, cores):
     """Stands in for `first_result`."""
     return FirstResult(4.0, None if job.contender.startswith("torch") else 2.0)
+
+
+def peak_of(arguments, cores):
+    """Stands in for `peak_of_study`."""
+    if arguments != ["--dataset", "mnist_sample"]:
+        raise NotMeasuredError(f"asked for {arguments}")
+    return 1_400_000_000
 
 
 @pytest.fixture
@@ -211,6 +226,10 @@ def pretend(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark_race, "Worker", Pretended)
     monkeypatch.setattr(benchmark, "first_result", first_of)
     monkeypatch.setattr(Pretended, "log", [])
+    monkeypatch.setattr(Pretended, "caches", [])
+    monkeypatch.setattr(Pretended, "rounds", Counter())
+    monkeypatch.setattr(benchmark, "first_result_of_study", lambda cores: FirstResult(9.0, 3.0))
+    monkeypatch.setattr(benchmark, "peak_of_study", peak_of)
 
     def run(**settings):
         settings = {
@@ -229,43 +248,87 @@ def test_contenders_take_turns(pretend):
     pretend(repeats=3)
     names = [name for name, *_ in Pretended.log]
     order = ["jax_lenet", "torch", "torch_dataloader", "flax"]
-    assert names == order * 4 + ["jax_lenet"]  # all once to warm up; the last is the profile's
-    epochs = [epochs for *_, epochs in Pretended.log[4:8]]
-    assert epochs == [3, 3, 2, 1]  # of at most three, as many as fit into four seconds
+    turns = [name for name in order for _ in range(2)]  # each process's first warms up
+    assert names == order + turns * 3 + ["jax_lenet"]  # the last is the profile's
+    epochs = [epochs for *_, epochs in Pretended.log[4:12]]
+    # Of at most three, as many as fit into four seconds.
+    assert epochs == [1, 3, 1, 3, 1, 2, 1, 1]
+
+
+def test_every_turn_has_a_process_of_its_own_and_only_the_first_compiles(pretend):
+    pretend(repeats=3)
+    raced = Pretended.caches[1:-1]  # the first looks at the machine, the last profiles
+    assert len(raced) == 4 * (1 + 3)
+    assert len(set(raced)) == 1  # one folder for all, which nothing else has
+    assert None not in raced
+    assert Pretended.caches[0] is Pretended.caches[-1] is None
 
 
 def test_seconds_are_medians_and_ratios_are_within_rounds(pretend):
-    rows = pretend(repeats=3)["rows"]
+    rows = pretend(repeats=7)["rows"]
     ours, torch, _, flax = rows
-    assert ours["train_turns"] == pytest.approx([0.5, 1.0, 1.5])
-    assert (ours["train_seconds"], torch["train_seconds"]) == pytest.approx((1.0, 2.0))
-    assert ours["test_seconds"] == pytest.approx(0.1)
+    assert ours["train_turns"] == pytest.approx([0.5 * n for n in range(1, 8)])
+    assert (ours["train_seconds"], torch["train_seconds"]) == pytest.approx((2.0, 4.0))
+    assert ours["test_seconds"] == pytest.approx(0.2)
     for part in ("train", "test"):
-        # The machine slowed down threefold, but in every round the ratios were two and 16.
+        # The machine slowed down sevenfold, but in every round the ratios were two and 16.
         for found, expected in (("ratio_to_torch", 2), ("ratio_to_flax", 16)):
             ratio = ours[found][part]
             numbers = [ratio[name] for name in ("estimate", "low", "high")]
             assert numbers == pytest.approx([expected] * 3)
-            assert ratio["n"] == 3
+            assert ratio["n"] == 7
+            assert ratio["fastest"] == pytest.approx(expected)
         assert flax["ratio_to_torch"][part]["estimate"] == pytest.approx(1 / 8)
         assert torch["ratio_to_flax"][part]["estimate"] == pytest.approx(8)
     assert torch["ratio_to_torch"] is flax["ratio_to_flax"] is None
     assert ours["prepare_seconds"] == 0.7
     assert ours["first_result_seconds"] == {"cold": 4.0, "warm": 2.0, "reason": None}
-    assert ours["flop_rate"] == pytest.approx(1e9)
-    assert ours["flop_rate_share"] == pytest.approx(0.1)
+    assert ours["flop_rate"] == pytest.approx(0.5e9)
+    assert ours["flop_rate_share"] == pytest.approx(0.05)
+    assert (ours["peak_rss_bytes"], ours["peak_device_bytes"]) == (700_000_001, None)
 
 
-def test_the_interval_is_students_t_on_logarithms_and_the_estimate_its_centre():
-    own, rival = [1.0, 1.1, 0.9, 1.2], [2.0, 2.5, 2.1, 2.2]
-    found = benchmark_numbers.ratio(own, rival, "torch")
-    logs = np.log(np.divide(rival, own))
-    low, high = stats.t.interval(0.95, 3, loc=logs.mean(), scale=stats.sem(logs))
-    assert (found.low, found.high) == pytest.approx((np.exp(low), np.exp(high)))
-    quotients = [2.0, 2.5 / 1.1, 2.1 / 0.9, 2.2 / 1.2]
-    assert found.estimate == pytest.approx(stats.gmean(quotients))
-    assert found.estimate == pytest.approx(math.sqrt(found.low * found.high))
-    assert (found.n, found.rival) == (4, "torch")
+@pytest.mark.parametrize("variants", [("LeNet",), ("LeNet", "LeNet_BN_Dropout")])
+def test_with_several_models_the_study_of_all_is_started_too(variants, pretend):
+    study = pretend(repeats=1, variants=variants)["study"]
+    assert study == (
+        None
+        if len(variants) == 1
+        else {
+            "first_result_seconds": {"cold": 9.0, "warm": 3.0, "reason": None},
+            "peak_rss_bytes": 1_400_000_000,
+            "reason": None,
+        }
+    )
+
+
+def test_without_its_memory_the_study_says_why(pretend):
+    study = pretend(repeats=1, variants=("LeNet", "LeNet_BN_Dropout"), train_size=640)["study"]
+    reason = "asked for ['--dataset', 'mnist_sample', '--train-size', '640']"
+    assert (study["peak_rss_bytes"], study["reason"]) == (None, reason)
+
+
+@pytest.mark.parametrize(("n", "place"), [(6, 1), (8, 1), (9, 2), (12, 3)])
+def test_the_interval_is_between_the_ranks_of_the_binomial_table(n, place):
+    """Conover's table for the median: of nine numbers the second and the eighth, and so on."""
+    rng = np.random.default_rng(n)
+    own, rival = rng.uniform(1, 2, n), rng.uniform(2, 6, n)
+    found = benchmark_numbers.ratio(own.tolist(), rival.tolist(), "torch")
+    quotients = sorted(rival / own)
+    assert stats.binom.cdf(place - 1, n, 0.5) <= 0.025 < stats.binom.cdf(place, n, 0.5)
+    assert (found.low, found.high) == pytest.approx((quotients[place - 1], quotients[-place]))
+    assert found.estimate == pytest.approx(np.median(quotients))
+    assert found.fastest == pytest.approx(rival.min() / own.min())
+    assert (found.n, found.rival) == (n, "torch")
+
+
+def test_a_rival_of_two_speeds_is_in_the_interval_with_both_and_few_rounds_have_none():
+    fast, slow = [2.7] * 5, [5.8] * 4
+    found = benchmark_numbers.ratio([1.2] * 9, [*fast, *slow], "torch")
+    numbers = found.estimate, found.low, found.high, found.fastest
+    assert numbers == pytest.approx((2.25, 2.25, 5.8 / 1.2, 2.25))
+    few = benchmark_numbers.ratio([1.0] * 5, [2.0] * 5, "torch")
+    assert (few.estimate, few.low, few.high) == (2.0, None, None)
 
 
 def test_on_a_gpu_more_is_compared(pretend, monkeypatch):
@@ -273,6 +336,7 @@ def test_on_a_gpu_more_is_compared(pretend, monkeypatch):
     content = pretend(repeats=2)
     assert {row["train_images"] for row in content["rows"]} == {4000}
     assert {len(row["train_turns"]) for row in content["rows"]} == {2}
+    assert {row["peak_device_bytes"] for row in content["rows"]} == {5}
     single = [row["contender"] for row in content["rows"]]
     assert single[-2:] == ["torch_compile", "torch_cuda_graph"]
 
@@ -306,8 +370,8 @@ def test_many_runs_are_trained_of_some_variants_only_and_on_some_of_the_images(
     pretend(repeats=5, variants=variants, seeds_at_once=None)
     counts = [1, 2, 4, 8, 16]
     assert scaled == [
-        ("LeNet", CPU_WAYS, counts, 1280, 3),
-        ("LeNet_BN_Dropout", CPU_WAYS, counts, 1280, 3),
+        ("LeNet", CPU_WAYS, counts, 1280, 5),
+        ("LeNet_BN_Dropout", CPU_WAYS, counts, 1280, 5),
     ]
 
 
@@ -402,3 +466,22 @@ def test_an_earlier_benchmark_is_not_replaced_unasked(tmp_path, capsys):
     assert code == 2
     assert "already holds benchmark.json; give --overwrite" in capsys.readouterr().err
     assert (tmp_path / "benchmark.json").read_text() == "{}"
+
+
+def test_an_earlier_benchmark_stays_until_there_is_a_new_one(pretend, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    pretend(repeats=1)
+    out = tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(before) == ["benchmark.json", "benchmark.png"]
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark.Benchmark, "start_study", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretend(repeats=2, variants=("LeNet", "LeNet_BN_Dropout"))
+    assert before.items() < {path.name: path.read_bytes() for path in out.iterdir()}.items()
+    rest = json.loads((out / "benchmark.unfinished.json").read_text())
+    assert (rest["finished"], len(rest["rows"])) == (False, 8)
+    assert pretend(repeats=2)["finished"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(before)

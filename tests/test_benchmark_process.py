@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from experiments import benchmark_process, benchmark_start
 from experiments.benchmark_process import Job, Worker, ask_together, cores_of, environment, on_cores
-from experiments.benchmark_start import home_environment, program_seconds
+from experiments.benchmark_start import (
+    first_result,
+    first_result_of_study,
+    home_environment,
+    peak_of_study,
+    program_seconds,
+)
 from experiments.contenders import NotMeasuredError, data_of, task_of, write_data
-from jax_lenet import load
+from jax_lenet import VARIANTS, load
 
 ROOT = Path(__file__).parents[1]
 ONE_CORE = list(cores_of(1))
@@ -33,6 +40,16 @@ def job(folder, contender, runs=1):
 def test_a_process_that_dies_is_a_reason_and_not_a_hang():
     with Worker(ONE_CORE) as worker:
         os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(NotMeasuredError, match=r"^its process was ended by SIGKILL$"):
+            worker.ask("machine")
+
+
+def test_a_process_that_hangs_is_a_reason_too(monkeypatch):
+    monkeypatch.setattr(benchmark_process, "ANSWER", 0.2)
+    with Worker(ONE_CORE) as worker:
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        with pytest.raises(NotMeasuredError, match=r"^its process did not answer within 0 s$"):
+            worker.ask("machine")
         with pytest.raises(NotMeasuredError, match=r"^its process was ended by SIGKILL$"):
             worker.ask("machine")
 
@@ -211,11 +228,66 @@ time.sleep(60)
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     home = tmp_path / "home"
     home.mkdir()
-    seconds = program_seconds("LeNet_BN_Dropout", home, ONE_CORE)
+    seconds = program_seconds(["LeNet_BN_Dropout"], home, ONE_CORE)
     assert 0.5 < seconds < 30
     arguments, names = json.loads((home / "seen.json").read_text())
     assert arguments[:4] == ["--dataset", "mnist_sample", "--variants", "LeNet_BN_Dropout"]
     assert "XDG_CACHE_HOME" not in names
+
+
+def test_a_start_is_the_median_of_three_each_in_an_empty_folder(tmp_path, monkeypatch):
+    seconds = iter([9.0, 3.0, 7.0, 1.0, 8.0, 2.0])
+    folders = []
+
+    def program(variants, home, cores):
+        assert variants == ("LeNet",)
+        folders.append((home, sorted(path.name for path in home.iterdir())))
+        (home / "compiled").touch()
+        return next(seconds)
+
+    monkeypatch.setattr(benchmark_start, "program_seconds", program)
+    found = first_result(job(tmp_path, "jax_lenet"), tmp_path, ONE_CORE)
+    assert found == (8.0, 2.0, None)
+    assert [left for _, left in folders] == [[], ["compiled"]] * 3
+    assert len({home for home, _ in folders}) == 3
+
+
+def test_a_start_that_fails_is_a_reason_beside_what_was_measured(tmp_path, monkeypatch):
+    seconds = iter([5.0])
+
+    def program(variants, home, cores):
+        assert variants == tuple(VARIANTS)
+        for found in seconds:
+            return found
+        raise NotMeasuredError("no first result within 300 s")
+
+    monkeypatch.setattr(benchmark_start, "program_seconds", program)
+    assert first_result_of_study(ONE_CORE) == (5.0, None, "no first result within 300 s")
+
+
+def test_the_memory_of_a_study_is_what_its_own_files_say(tmp_path, monkeypatch):
+    """A stand-in for ``experiments.ablate``, again."""
+    package = tmp_path / "experiments"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "ablate.py").write_text(
+        """
+import json, pathlib, sys
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if arguments["--dataset"] != "mnist":
+    raise SystemExit("ablate: no such data")
+out = pathlib.Path(arguments["--out"])
+out.mkdir()
+peak = 1000 * int(arguments["--seeds"]) + int(arguments["--epochs"])
+cold = arguments["--compilation-cache"] == "off" and "--variants" not in arguments
+(out / "config.json").write_text(json.dumps({"peak_rss_bytes": peak if cold else 0}))
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert peak_of_study(["--dataset", "mnist"], ONE_CORE) == 2001
+    with pytest.raises(NotMeasuredError, match=r"^its process ended: ablate: no such data$"):
+        peak_of_study(["--dataset", "elsewhere"], ONE_CORE)
 
 
 def test_a_program_that_ends_before_its_first_result_is_a_reason(tmp_path, monkeypatch):
@@ -226,7 +298,7 @@ def test_a_program_that_ends_before_its_first_result_is_a_reason(tmp_path, monke
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     with pytest.raises(NotMeasuredError, match=r"^its process ended: no digits here$"):
-        program_seconds("LeNet", tmp_path, ONE_CORE)
+        program_seconds(["LeNet"], tmp_path, ONE_CORE)
 
 
 def test_the_users_own_caches_are_not_those_of_another_home(monkeypatch):
