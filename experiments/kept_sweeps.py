@@ -22,10 +22,22 @@ def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
         config: of the study, as in config.json.
 
     Raises:
-        UserError: unless each is a finished sweep on the study's data with its settings.
+        UserError: unless each is a finished sweep on the study's data with its settings, and no two
+            answer the same question.
     """
+    asked: dict[tuple[str, str | None], Path] = {}
     for path in sweeps:
-        _check(path, config)
+        sweep = read(path)
+        _check(path, sweep.config, config)
+        for curve in sweep.curves:
+            variant, layers = curve.candidates.variant, curve.candidates.layers
+            if (other := asked.get((variant, layers))) is not None:
+                rates = "learning rates" if layers is None else f"dropout rates ({layers})"
+                raise UserError(
+                    f"--sweep: expected one sweep with {rates} of {variant}, but both {other} and"
+                    f" {path} have them"
+                )
+            asked[variant, layers] = path
     return [files_of(path) for path in sweeps]
 
 
@@ -34,9 +46,10 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {name: durable.read(path / name) for name in KEPT}
 
 
-def _check(path: Path, config: dict) -> None:
+def _check(path: Path, sweep: dict, study: dict) -> None:
+    """Raise UserError unless a sweep ran as the study did, by the config.json of each."""
     try:
-        own, its = _comparable(config), _comparable(read(path).config)
+        own, its = _comparable(study), _comparable(sweep)
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"--sweep: expected {path} and the study to say how they ran") from None
     for name in own:

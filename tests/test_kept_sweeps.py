@@ -57,3 +57,13 @@ def test_a_study_that_does_not_say_how_it_ran_takes_none(tmp_path, study):
     study["data"]["files"] = {"train-images": None}
     with pytest.raises(UserError, match=r"expected .* to say how they ran"):
         load([sweep_at(tmp_path)], study)
+
+
+def test_two_sweeps_that_answer_the_same_question_are_refused(tmp_path, study):
+    one, other = (sweep_at(tmp_path / name) for name in ("a", "b"))
+    with pytest.raises(UserError) as error:
+        load([one, other], study)
+    assert str(error.value) == (
+        f"--sweep: expected one sweep with learning rates of LeNet, but both {one} and {other} have"
+        " them"
+    )
