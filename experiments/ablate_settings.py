@@ -14,7 +14,7 @@ from experiments.launch import Place
 from experiments.settings import JaxSettings
 from experiments.startup import CompilationCache
 from experiments.together import Together, affordable, asked_for
-from jax_lenet import VARIANTS, Dataset
+from jax_lenet import VARIANTS, Dataset, devices_for
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Settings(JaxSettings):
     time_margin: float = 2.0
     """The same of time, in percent."""
     sweep: tuple[Path, ...] = ()
-    """Folders of experiments.sweep that conclusions 2 and 3 also draw on; a copy is kept. Without
-    any, those that were given before stay."""
+    """Folders of experiments.sweep that conclusions 2 and 3 also draw on; a copy of each is kept,
+    and takes the place of one of before if it answers all that that one does; others stay."""
     coordinator: str | None = None
     """Several processes, on one machine or many, can train one study: HOST:PORT of process 0, as
     the others reach it. Process 0 writes the results; each needs the data. Slurm, Open MPI and
@@ -78,7 +78,8 @@ class Settings(JaxSettings):
             say: prints a line; it gets one where memory has room for fewer than are wanted.
         """
         models = {name: VARIANTS[name] for name in self.variants}
-        devices = jax.local_device_count()
-        on_cpu = devices if devices > 2 else 1  # a run alone is split over two, and no more
+        devices, test = jax.local_device_count(), len(data.test_labels)
+        alone = devices_for(1, len(data.train_labels), test, self.batch_size)
+        on_cpu = 1 if devices <= alone else devices  # a run alone is split over two at most
         asked = asked_for(self.seeds_at_once, on_cpu=on_cpu, most=self.seeds)
-        return affordable(asked, models, data, (len(data.test_labels),), self.batch_size, say)
+        return affordable(asked, models, data, (test,), self.batch_size, say)

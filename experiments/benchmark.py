@@ -44,9 +44,9 @@ SEEDS_AT_ONCE = (1, 2, 4, 8, 16)
 GPU_SEEDS_AT_ONCE = (1, 8, 64, 256)
 #: The variant, besides the first, of which many runs train.
 SCALED_VARIANT = "LeNet_BN_Dropout"
-#: Images of every contender's epochs where many runs train on a CPU: fifty steps. On all images
+#: Images of every contender's epochs where many runs train on a CPU: 25 steps. On all images
 #: PyTorch would take two minutes for one epoch of sixteen models under vmap.
-SCALE_IMAGES = 6_400
+SCALE_IMAGES = 3_200
 #: Rounds there on a CPU, at most: the fewest that give an interval.
 SCALE_ROUNDS = 6
 #: Images of the epoch that is profiled, at most: the timed one's, which a trace can hold.
@@ -284,6 +284,7 @@ class Benchmark:
         """Write benchmark.json or, before the end, what there is of it."""
         content = {
             **self.facts,
+            "commit_at_the_end": benchmark_report.commit() if finished else None,
             "finished": finished,
             "methods": benchmark_report.METHODS,
             "rows": [asdict(row) for row in self.rows],

@@ -211,7 +211,10 @@ def environment(own: Mapping[str, str], devices: int, cache: Path | None) -> dic
     '2'
     """
     variables = {name: value for name, value in own.items() if name not in DECIDED_HERE}
+    # One GPU for all alike: PyTorch's contenders use no more, and this library would.
+    first_gpu = own.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     variables |= {
+        "CUDA_VISIBLE_DEVICES": first_gpu,
         "JAX_NUM_CPU_DEVICES": str(devices),
         # Several contenders share a GPU's memory; by default JAX would take most of it at once.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

@@ -51,24 +51,27 @@ class Racer(ABC):
             return None
 
 
-def take_turns(racers: Sequence[Racer], rounds: int, say: Callable[[str], None]) -> None:
-    """Time racers in turn: A B C, A B C, and so on.
+def warm_up(racers: Sequence[Racer], say: Callable[[str], None]) -> None:
+    """Have each racer train an epoch that does not count."""
+    for racer in racers:
+        racer.attempt(racer.warm_up, say)
+
+
+def take_turns(racers: Sequence[Racer], number: str, say: Callable[[str], None]) -> None:
+    """Time racers in turn, A B C, for one round.
 
     So a slow moment of the machine hits them all. One that can't be measured, or whose process
     ends, drops out with the reason.
 
     Args:
-        racers: not warmed up.
-        rounds: how many turns each has.
+        racers: warmed up.
+        number: of the round, in words.
         say: is told how it goes, in lines.
     """
     for racer in racers:
-        racer.attempt(racer.warm_up, say)
-    for number in range(1, rounds + 1):
-        for racer in racers:
-            words = racer.attempt(racer.take_turn, say)
-            if words is not None:
-                say(f"{racer.name:<52}round {number}/{rounds}   {words}")
+        words = racer.attempt(racer.take_turn, say)
+        if words is not None:
+            say(f"{racer.name:<52}round {number}   {words}")
 
 
 class Turn(NamedTuple):
@@ -96,7 +99,7 @@ class Entrant(Racer):
         epochs: how many it trains in a turn.
         built: what its first process said of itself, see `benchmark_worker`.
         first: what the epoch before the race gave, see the same.
-        peaks: the most memory of all its processes, see the same.
+        peaks: the most memory of all its processes, that which compiled included, see the same.
         flops: of an epoch's matrix products; None where nobody counts them.
     """
 
@@ -135,9 +138,7 @@ class Entrant(Racer):
     def take_turn(self) -> str:
         """Train and test for a turn."""
         with self._process() as (worker, _, _):
-            answer = worker.ask("turn", key="", epochs=self.epochs)
-        for name in PEAKS:
-            self.peaks[name] = max(filter(None, (self.peaks[name], answer[name])), default=None)
+            answer = self._ask_for_turn(worker, self.epochs)
         turn = Turn(*(statistics.fmean(answer[name]) for name in Turn._fields))
         self.turns.append(turn)
         return (
@@ -151,7 +152,14 @@ class Entrant(Racer):
         # Nobody gives textbook Flax several CPU devices, of which it would use one.
         devices = 1 if self.job.contender == "flax" else None
         with Worker(self._cores, devices, self._cache) as worker:
-            yield worker, worker.build(self.job), worker.ask("turn", key="", epochs=1)
+            yield worker, worker.build(self.job), self._ask_for_turn(worker, epochs=1)
+
+    def _ask_for_turn(self, worker: Worker, epochs: int) -> dict[str, Any]:
+        """Have a process train; note what memory that took."""
+        answer = worker.ask("turn", key="", epochs=epochs)
+        for name in PEAKS:
+            self.peaks[name] = max(filter(None, (self.peaks[name], answer[name])), default=None)
+        return answer
 
 
 def race(
@@ -173,7 +181,9 @@ def race(
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         entrants = [Entrant(job, cores, epochs, Path(cache)) for job in jobs]
-        take_turns(entrants, rounds, say)
+        warm_up(entrants, say)
+        for number in range(1, rounds + 1):
+            take_turns(entrants, f"{number}/{rounds}", say)
     return entrants
 
 

@@ -52,8 +52,9 @@ METHODS = {
     " nothing but an exchange between the devices, the wait for the other one included; idle: no"
     " operation, so XLA's own work between two of them and the tracing itself. Tracing makes an"
     " epoch longer, untraced_seconds / seconds, which idle and small operations show most",
-    "scaling": "training alone: for each number of runs R all ways in turn, in one race, each way"
-    " with the same processes in all rounds. All"
+    "scaling": "training alone: for each number of runs R all ways in turn, in one race, each round"
+    " with new processes. jax_lenet in processes is so many that train, without what a study of"
+    " several processes sends and writes. All"
     " train epochs of the same train_images first images, so a run per minute is a run of 500,000"
     " images (ten epochs of 50,000) at the speed measured there. One clock for the processes of a"
     " way, from the signal to the last one's end; warmed up before. PyTorch's processes train"

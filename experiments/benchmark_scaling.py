@@ -2,22 +2,25 @@
 
 Each way of training R runs (`Way`) is measured for each R, all in one race. A way has one process,
 or one for each core; those of a way begin together on a signal and the last to finish stops the
-clock. Each process keeps what it has built for every R, and is asleep while other ways train.
+clock. Every round has new processes, as in `benchmark_race`; within it each keeps what it has built
+for every R, and is asleep while other ways train.
 
 Runs are independent and steps alike, so that a run's time is its number of steps times a step's:
 all train epochs of the same few images, from which runs a minute follow.
 """
 
 import statistics
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
 
 from experiments.benchmark_numbers import Ratio, ratio
 from experiments.benchmark_process import Job, Worker, ask_together
-from experiments.benchmark_race import Racer, take_turns
+from experiments.benchmark_race import Racer, take_turns, warm_up
 from experiments.contenders import SEVERAL, NotMeasuredError
 
 #: A turn takes at least about so long, if not a single epoch does.
@@ -98,7 +101,13 @@ def _in_parts(cores: tuple[int, ...]) -> list[tuple[tuple[int, ...], ...]]:
 class Pool:
     """The processes of every way, and what they have built; a context manager that ends them."""
 
-    def __init__(self):
+    def __init__(self, cache: Path):
+        """Start none yet.
+
+        Args:
+            cache: folder of JAX's compilation cache.
+        """
+        self._cache = cache
         self._processes = ExitStack()
         self._workers: dict[Way, list[Worker]] = {}
         self._built: dict[tuple[Way, tuple[int, ...]], list[dict] | NotMeasuredError] = {}
@@ -115,7 +124,8 @@ class Pool:
         """Return a way's processes; the first use starts them."""
         if way not in self._workers:
             self._workers[way] = [
-                self._processes.enter_context(Worker(cores, way.devices)) for cores in way.cores
+                self._processes.enter_context(Worker(cores, way.devices, self._cache))
+                for cores in way.cores
             ]
         return self._workers[way]
 
@@ -166,16 +176,18 @@ class Team(Racer):
         seconds: of a run's epoch, turn by turn: those of all runs' / R.
         epochs: how many it trains in a turn.
         built: what its processes said of themselves, see `benchmark_worker`.
+        pool: of the round's processes, to be set before it warms up.
     """
 
-    def __init__(self, way: Way, runs: int, job: Job, pool: Pool):
+    pool: Pool
+
+    def __init__(self, way: Way, runs: int, job: Job):
         """Take a job; nothing is built yet.
 
         Args:
             way: to train the runs.
             runs: how many.
             job: for one run.
-            pool: of processes.
         """
         self.way = way
         self.runs = runs
@@ -183,7 +195,6 @@ class Team(Racer):
         self.epochs = 1
         self.built: list[dict[str, Any]] = []
         self._job = replace(job, contender=way.contender)
-        self._pool = pool
         # Where runs follow one another, each process trains one, and all R take as many times as
         # long as the busiest process has runs.
         at_once = min(runs, len(way.cores)) if way.one_by_one else runs
@@ -198,13 +209,14 @@ class Team(Racer):
 
     def warm_up(self) -> None:
         """Build the runs and train an epoch that does not count."""
-        self.built = self._pool.build(self.way, self._job, self._shares)
-        seconds = self._pool.train(self.way, self._shares, epochs=1)
-        self.epochs = max(1, round(TURN_SECONDS / seconds))
+        self.built = self.pool.build(self.way, self._job, self._shares)
+        seconds = self.pool.train(self.way, self._shares, epochs=1)
+        if not self.seconds:
+            self.epochs = max(1, round(TURN_SECONDS / seconds))
 
     def take_turn(self) -> str:
         """Train for a turn."""
-        seconds = self._pool.train(self.way, self._shares, self.epochs)
+        seconds = self.pool.train(self.way, self._shares, self.epochs)
         self.seconds.append(seconds * self._times / self.epochs / self.runs)
         return f"train {self.seconds[-1]:8.4f} s   ({self.epochs} epochs)"
 
@@ -264,9 +276,14 @@ def race_to_scale(
         say: is told how it goes, in lines.
     """
     job = replace(job, train_size=images)
-    with Pool() as pool:
-        teams = [Team(way, runs, job, pool) for runs in counts for way in ways]
-        take_turns(teams, rounds, say)
+    teams = [Team(way, runs, job) for runs in counts for way in ways]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        for number in range(1, rounds + 1):
+            with Pool(Path(cache)) as pool:
+                for team in teams:
+                    team.pool = pool
+                warm_up(teams, say)
+                take_turns(teams, f"{number}/{rounds}", say)
     rows = []
     for runs in counts:
         racing = [team for team in teams if team.runs == runs]

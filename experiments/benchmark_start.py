@@ -174,6 +174,7 @@ def peak_of_study(arguments: Sequence[str], cores: Sequence[int]) -> int:
                 text=True,
                 errors="replace",
                 check=False,
+                env={n: v for n, v in os.environ.items() if n not in DECIDED_HERE},
             )
         if done.returncode != 0:
             raise NotMeasuredError(last_words(done.returncode, iter(done.stderr.splitlines())))

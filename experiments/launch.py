@@ -9,26 +9,28 @@ launcher is asked with JAX's own code. That function itself is not called; `host
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-from jax._src import clusters  # what jax.distributed.initialize asks; nothing public does
 
 from experiments.cli import UserError, one_line
 
-#: Launchers by name: JAX's code for each, and what tells the processes of one program from all else
-#: that runs under it. Slurm's interactive shell and every pod of Kubernetes have whatever else JAX
-#: looks at, and would wait for processes that never come.
-LAUNCHERS: Mapping[str, tuple[type[clusters.ClusterEnv], Callable[[Mapping[str, str]], bool]]] = {
+if TYPE_CHECKING:
+    from jax._src.clusters import ClusterEnv
+
+#: Launchers by name: JAX's class for each, and what tells the processes of one program from all
+#: else that runs under it. Slurm's interactive shell and every pod of Kubernetes have whatever else
+#: JAX looks at, and would wait for processes that never come.
+LAUNCHERS: Mapping[str, tuple[str, Callable[[Mapping[str, str]], bool]]] = {
     "Open MPI": (
-        clusters.OmpiCluster,
+        "OmpiCluster",
         lambda names: names.get("OMPI_COMM_WORLD_SIZE", "1") != "1",
     ),
     "Slurm": (
-        clusters.SlurmCluster,
+        "SlurmCluster",
         lambda names: names.get("SLURM_STEP_NUM_TASKS", "1") == names.get("SLURM_NTASKS") != "1",
     ),
-    "Kubernetes": (clusters.K8sCluster, lambda names: "JOB_COMPLETION_INDEX" in names),
+    "Kubernetes": ("K8sCluster", lambda names: "JOB_COMPLETION_INDEX" in names),
 }
 #: Why JAX may not see one that has started this process.
 NOT_SEEN = {"Kubernetes": "JAX asks it with the package kubernetes, which is not installed"}
@@ -102,10 +104,14 @@ def place(coordinator: str | None, processes: int | None, process_id: int | None
 
 def _detected() -> Place | None:
     """Return what a launcher says; None where there is none, or only one process."""
-    for name, (cluster, is_ours) in LAUNCHERS.items():
+    for name, (class_name, is_ours) in LAUNCHERS.items():
         if not is_ours(os.environ):
             continue
         try:
+            # What jax.distributed.initialize asks; nothing public does, so only where it must.
+            from jax._src import clusters
+
+            cluster = getattr(clusters, class_name)
             with warnings.catch_warnings(action="ignore"):  # what JAX says is in the line below
                 present = cluster.is_env_present()
             if not present:
@@ -121,7 +127,7 @@ def _detected() -> Place | None:
     return None
 
 
-def _ask(name: str, cluster: type[clusters.ClusterEnv]) -> Place:
+def _ask(name: str, cluster: type["ClusterEnv"]) -> Place:
     address = cluster.get_coordinator_address(
         timeout_secs=NAME_PATIENCE,
         override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
@@ -139,4 +145,8 @@ def _split(name: str, address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UserError(f"{name}: expected HOST:PORT, with a port from 1 to 65535, not {address}")
+    try:
+        host.encode("idna")  # as sockets do with a name
+    except UnicodeError:
+        raise UserError(f"{name}: expected the name of a host, not {host}") from None
     return host.strip("[]"), int(port)

@@ -208,7 +208,7 @@ class Leader(Generic[Given]):
         Not if the study has ended already, or is done.
         """
         with self._state:
-            if self._done or self._stop is not None:
+            if self._done or self._stop is not None or self._failure is not None:
                 return
             self._failure = error
             self._state.notify_all()
@@ -249,7 +249,7 @@ class Leader(Generic[Given]):
         """Do what one process asks, from its first word to its last."""
         try:
             process = self._admitted(channel)
-        except (GoneError, LookupError, TypeError, ValueError):  # somebody else's program
+        except (GoneError, LookupError, TypeError, ValueError, OverflowError):  # somebody else's
             process = None
         if process is None:
             channel.close()

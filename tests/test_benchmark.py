@@ -202,7 +202,8 @@ class Pretended:
             "test_seconds": [seconds / 10] * epochs,
             "train_loss": 1.5,
             "test_accuracy": 0.9,
-            "peak_rss_bytes": 700_000_000 + self.rounds[name] % 2,
+            # The first process, which compiles, takes the most.
+            "peak_rss_bytes": 700_000_000 if self.rounds[name] else 900_000_000,
             "peak_device_bytes": None if self.platform == "cpu" else 5,
         }
 
@@ -285,7 +286,7 @@ def test_seconds_are_medians_and_ratios_are_within_rounds(pretend):
     assert ours["first_result_seconds"] == {"cold": 4.0, "warm": 2.0, "reason": None}
     assert ours["flop_rate"] == pytest.approx(0.5e9)
     assert ours["flop_rate_share"] == pytest.approx(0.05)
-    assert (ours["peak_rss_bytes"], ours["peak_device_bytes"]) == (700_000_001, None)
+    assert (ours["peak_rss_bytes"], ours["peak_device_bytes"]) == (900_000_000, None)
 
 
 @pytest.mark.parametrize("variants", [("LeNet",), ("LeNet", "LeNet_BN_Dropout")])
@@ -390,7 +391,7 @@ def test_one_run_at_once_leaves_the_comparison_of_many_out(pretend, scaled):
 def test_what_was_not_measured_is_not_scaled(pretend, scaled, monkeypatch):
     monkeypatch.setattr(Pretended, "dies", ("torch",))
     pretend(repeats=3, seeds_at_once=(2,))
-    assert scaled == [("LeNet", CPU_WAYS[:3], [1, 2], 4000, 3)]
+    assert scaled == [("LeNet", CPU_WAYS[:3], [1, 2], 3200, 3)]
 
 
 def test_a_contender_that_drops_out_leaves_a_reason_and_the_others_go_on(

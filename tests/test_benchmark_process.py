@@ -132,8 +132,8 @@ def test_a_process_starts_as_the_programs_do(monkeypatch):
     programs, processes = python(PROGRAM + STARTED), python(PROCESS + STARTED, **given)
     assert programs[0] == processes[0] == cores
     assert programs[1]["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=true"
-    # The number of devices is the same, but told in a variable; the other is of a GPU's memory.
-    told = {"JAX_NUM_CPU_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE"}
+    # The number of devices is the same, but told in a variable; the others are of GPUs.
+    told = {"JAX_NUM_CPU_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE", "CUDA_VISIBLE_DEVICES"}
     assert {name: value for name, value in processes[1].items() if name not in told} == programs[1]
     different = {name for name in programs[2] if programs[2][name] != processes[2][name]}
     # Switched off in the program; in the process there is no folder for it.
@@ -153,6 +153,13 @@ def test_cores_and_threads_are_those_asked_for_whatever_the_environment_says():
     assert variables["JAX_NUM_CPU_DEVICES"] == "3"
     assert not {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_COMPILATION_CACHE_DIR"} & set(variables)
     assert environment(own, 3, Path("/new"))["JAX_COMPILATION_CACHE_DIR"] == "/new"
+
+
+@pytest.mark.parametrize(
+    ("own", "first"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "3,5"}, "3")], ids=["all", "some"]
+)
+def test_all_contenders_have_one_gpu_and_the_same(own, first):
+    assert environment(own, 1, None)["CUDA_VISIBLE_DEVICES"] == first
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs cores that can be chosen")

@@ -37,7 +37,8 @@ class Pretended:
     log: list = []  # noqa: RUF012
     dies: tuple[tuple[int, ...], str] | None = None
 
-    def __init__(self, cores, devices):
+    def __init__(self, cores, devices, cache):
+        self.log.append(("started", cache))
         self.cores, self.devices = cores, devices
         self.jobs = {}
         self.end = 0.0
@@ -229,10 +230,14 @@ def test_a_process_that_dies_leaves_a_reason_and_the_other_ways_go_on(monkeypatc
 
 
 @needs_no_process
-def test_all_processes_end():
-    measured([1, 2])
+def test_every_round_has_new_processes_and_all_of_them_end():
+    measured([1, 2], rounds=3)
     closed = [entry[1] for entry in Pretended.log if entry[0] == "closed"]
-    assert sorted(map(tuple, closed)) == sorted([CORES] * 4 + [(3,), (5,)] * 2)
+    assert sorted(map(tuple, closed)) == sorted(([CORES] * 4 + [(3,), (5,)] * 2) * 3)
+    # What one has compiled the next ones read.
+    caches = [entry[1] for entry in Pretended.log if entry[0] == "started"]
+    assert len(caches) == len(closed)
+    assert len(set(caches)) == 1
 
 
 def test_real_processes_train_their_shares(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jax_lenet import split
+from jax_lenet import VARIANTS, split
 from jax_lenet.ensemble import devices_for
 from tests import ensemble_child
 from tests.ensemble_child import COMPANIES
@@ -104,15 +104,16 @@ def test_a_run_has_the_same_bits_in_any_company_and_order_and_on_any_number_of_d
         assert len(set(runs)) == len({seed for seed, _ in runs}) == 7  # and seeds differ
 
 
-@pytest.fixture(scope="module")
-def as_on_a_gpu():
+@pytest.fixture(scope="module", params=ensemble_child.NAMES)
+def as_on_a_gpu(request):
     """Compile as for a GPU, all runs of a device at once; return training by runs and devices."""
+    model = VARIANTS[request.param]
     cases = [(4, 1), (2, 1)] + ([(8, 2)] if jax.local_device_count() > 1 else [])
-    train = ensemble_child.digits()
+    train = ensemble_child.digits(model.batch_norm)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lax, "platform_dependent", lambda *args, cpu, default: default(*args))
         jax.clear_caches()  # of what was traced for a CPU
-        programs = dict(zip(cases, ensemble_child.compiled(train, cases), strict=True))
+        programs = dict(zip(cases, ensemble_child.compiled(train, cases, model), strict=True))
     jax.clear_caches()
     four, two = (programs[runs, 1].memory_analysis().temp_size_in_bytes for runs in (4, 2))
     assert four > 1.5 * two  # side by side indeed
@@ -120,7 +121,7 @@ def as_on_a_gpu():
     def trained(seeds, runs, devices):
         mesh = split.mesh_of(devices, split.RUNS)
         placed = split.shared(train, mesh)
-        return ensemble_child.trained(programs[runs, devices], mesh, placed, seeds)
+        return ensemble_child.trained(programs[runs, devices], mesh, placed, seeds, model)
 
     return trained
 

@@ -157,6 +157,7 @@ def test_of_the_first_seed_others_take_what_is_left_when_nothing_else_is():
         b"\0\0\0\2\0\0\0\0{}",
         b'\0\0\0\x0c\0\0\0\0["hello",{}]',
         b'\0\0\0\x43\0\0\0\0["hello",{"protocol":["jax-lenet",1],"processes":2,"process_id":0}]',
+        b'\0\0\0\x45\0\0\0\0["hello",{"protocol":["jax-lenet",2],"process_id":Infinity,"x":1234}]',
         b"\0\0\0\2\x7f\0\0\0[]" + bytes(1000),
     ],
 )

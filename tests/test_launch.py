@@ -41,6 +41,9 @@ def no_launcher(monkeypatch):
         (("a:0", 2, 0), "not a:0"),
         (("a:65536", 2, 0), "not a:65536"),
         ((":1", 2, 0), "not :1"),
+        (("a..b:1", 2, 0), "--coordinator: expected the name of a host, not a..b"),
+        (("127..1:1", 2, 0), "not 127..1"),
+        ((f"{'a' * 64}:1", 2, 0), "not aaa"),
     ],
 )
 def test_flags_that_make_no_sense_together_are_refused(flags, expected):

@@ -43,6 +43,13 @@ def test_a_study_uses_all_of_a_cpus_devices(monkeypatch, data, count, expected):
     assert Settings(seeds=20).together(data, print) == Together(expected, expected)
 
 
+def test_where_a_run_alone_cannot_be_split_each_of_two_devices_trains_one(monkeypatch, data):
+    devices(monkeypatch, "cpu", 2)
+    monkeypatch.setattr(together, "bytes_available", lambda: None)
+    settings = Settings(seeds=20, batch_size=125)  # odd, and so is what is left of 640
+    assert settings.together(data, print) == Together(2, 2)
+
+
 def test_one_run_of_several_at_once_has_the_bits_of_several(monkeypatch):
     devices(monkeypatch, "cpu", 2)
     assert asked_for(4, on_cpu=1, most=1).runs == 2
