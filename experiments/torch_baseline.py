@@ -4,7 +4,7 @@
 
 trains the six variants on MNIST and leaves config.json and results.csv in ``results-torch``, in the
 form that `experiments.ablate` writes; ``python -m experiments.report results-torch`` draws them.
-Stopped at whatever moment, the same command goes on after the last finished run. An epoch takes 3
+Stopped at whatever moment, the same command goes on from the last finished epoch. An epoch takes 3
 to 4 seconds on two CPU cores. On all of MNIST expect a test accuracy of 65% to 80%
 after the first epoch without batch norm, of 91% to 94% with it, and of 97% to 99% after the tenth.
 
@@ -16,20 +16,22 @@ number).
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich.console import Console
 
-from experiments import cli, environment, signals, torch_folder
+from experiments import cli, durable, environment, signals, torch_folder
 from experiments.lock import one_writer
 from experiments.progress import Display, say, say_results, say_source
 from experiments.results import ResultsFolder, Row
 from experiments.settings import StudySettings
 from experiments.summary import curves_of
+from experiments.torch_folder import BEGUN, BaselineFolder, Begun, Found
 from jax_lenet import VARIANTS, Dataset, normalize
 from jax_lenet.ensemble import TRAIN_ACCURACY_IMAGES
 
@@ -108,10 +110,53 @@ def batches_of(
     return torch_model.batches_of(train, settings.batch_size, seed, device, settings.loader)
 
 
+def state_of(model: LeNet5) -> dict[str, np.ndarray]:
+    """Return all from which a run goes on: the model, and the generator that draws its masks.
+
+    Plain SGD keeps nothing, and the orders of the images follow from the seed.
+    """
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    masks = torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
+    arrays = {f"model/{name}": x.cpu().numpy() for name, x in model.state_dict().items()}
+    return arrays | {"masks": masks.numpy()}
+
+
+def put_back(model: LeNet5, state: Mapping[str, np.ndarray]) -> None:
+    """Make a model and the generator of its masks as they were at `state_of`."""
+    device = next(model.parameters()).device
+    tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+    model.load_state_dict({name: tensors[f"model/{name}"] for name in model.state_dict()})
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["masks"], device)
+    else:
+        torch.set_rng_state(tensors["masks"])
+
+
+def is_state(device: torch.device, variant: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether arrays, which come from a file, can be `state_of` a variant on a device."""
+    own = state_of(build(variant).to(device))
+    kinds, found = ({n: (a.dtype, a.shape) for n, a in some.items()} for some in (own, arrays))
+    if found != kinds:
+        return False
+    try:
+        torch.Generator(device).set_state(torch.from_numpy(arrays["masks"]))
+    except RuntimeError:  # not all bytes are a generator's
+        return False
+    return True
+
+
 def run_of(
-    variant: str, seed: int, settings: Settings, train: Examples, test: Examples
-) -> Iterator[Row]:
-    """Train one variant from one seed; yield a row per epoch.
+    variant: str,
+    seed: int,
+    settings: Settings,
+    train: Examples,
+    test: Examples,
+    start: Begun | None = None,
+) -> Iterator[tuple[Row, dict[str, np.ndarray]]]:
+    """Train one variant from one seed, or from where its run stands; yield each epoch's row.
+
+    With it comes the state after the epoch, in arrays that the next one overwrites.
 
     ``seconds`` is training plus testing. All variants of a seed start from the same convolution and
     linear weights, which are the first that the seed's generator draws, and see the same batches. A
@@ -124,21 +169,30 @@ def run_of(
     torch.manual_seed(seed)
     model = build(variant).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
-    for epoch in range(1, settings.epochs + 1):
-        start = _clock(device)
+    done = 0
+    if start is not None:
+        done = len(start.rows)
+        put_back(model, start.state)
+        for _ in range(done):
+            next(iter(batches))  # draws an epoch's order
+    for epoch in range(done + 1, settings.epochs + 1):
+        began = _clock(device)
         train_loss = train_epoch(model, batches, optimizer)
         test_loss, test_right = evaluate(model, test)
-        seconds = _clock(device) - start
+        seconds = _clock(device) - began
         _, check_right = evaluate(model, check)
-        yield Row(
-            variant=variant,
-            seed=seed,
-            epoch=epoch,
-            train_loss=train_loss.item(),
-            train_accuracy=check_right.item() / len(check.labels),
-            test_loss=test_loss.item(),
-            test_accuracy=test_right.item() / len(test.labels),
-            seconds=round(seconds, 6),
+        yield (
+            Row(
+                variant=variant,
+                seed=seed,
+                epoch=epoch,
+                train_loss=train_loss.item(),
+                train_accuracy=check_right.item() / len(check.labels),
+                test_loss=test_loss.item(),
+                test_accuracy=test_right.item() / len(test.labels),
+                seconds=round(seconds, 6),
+            ),
+            state_of(model),
         )
 
 
@@ -174,16 +228,20 @@ def device_facts(device: torch.device) -> dict[str, str | int]:
 
 
 def train_all(
-    folder: ResultsFolder, settings: Settings, data: Dataset, done: list[Row], console: Console
+    folder: ResultsFolder, settings: Settings, data: Dataset, found: Found, console: Console
 ) -> list[Row]:
     """Train the runs that are left; return all rows, by variant, seed and epoch."""
     train, test = tensors(data)
     order = {variant: place for place, variant in enumerate(settings.variants)}
+    begun = found.begun
+    done = [*found.rows, *(begun.rows if begun else ())]
     rows = {(order[row.variant], row.seed, row.epoch): row for row in done}
     warm: set[str] = set()
     with Display(console, settings.variants, settings.seeds, settings.epochs, done) as display:
-        # The first seed of every variant comes first: the report's own experiment.
-        for seed, variant in itertools.product(settings.all_seeds, settings.variants):
+        # The first seed of every variant comes first: the report's own experiment. But what is in
+        # training comes before: the file that holds it holds one run alone.
+        in_turn = itertools.product(settings.all_seeds, settings.variants)
+        for seed, variant in [*([(begun.seed, begun.variant)] if begun else []), *in_turn]:
             if (order[variant], seed, settings.epochs) in rows:
                 continue
             if variant not in warm:
@@ -192,11 +250,19 @@ def train_all(
                 warm.add(variant)
             display.now(f"{variant} seed {seed}")
             with signals.deferred():
-                for row in run_of(variant, seed, settings, train, test):
+                own = begun.rows if begun else ()
+                for row, state in run_of(variant, seed, settings, train, test, begun):
                     rows[order[variant], seed, row.epoch] = row
+                    own = (*own, row)
+                    if row.epoch < settings.epochs:
+                        now = Begun(variant, seed, found.identity, own, state)
+                        durable.write(folder.path / BEGUN, torch_folder.encode(now))
                     folder.write_results(rows[key] for key in sorted(rows))
+                    if row.epoch == settings.epochs:
+                        durable.remove(folder.path / BEGUN)
                     display.add([row])
                     signals.check()
+            begun = None
     return [rows[key] for key in sorted(rows)]
 
 
@@ -207,10 +273,12 @@ def main(settings: Settings) -> None:
     use_full_precision()
     console = cli.console()
     with one_writer(settings.out):
-        folder = ResultsFolder(settings.out)
+        folder = BaselineFolder(settings.out)
         rows = None
         if not settings.overwrite:
-            rows = torch_folder.all_rows(folder, settings, partial(say, console))
+            rows = torch_folder.all_rows(
+                folder, settings, partial(is_state, device), partial(say, console)
+            )
         if rows is None:
             rows = work(folder, settings, device, console)
         say_results(console, curves_of(rows, settings.epochs), folder)
@@ -230,10 +298,11 @@ def work(
         "machine": environment.machine(),
         "versions": environment.versions(("jax-lenet", "torch", "numpy")),
     }
-    ResultsFolder.open(folder.path, settings.overwrite)
-    done = torch_folder.go_on(folder, settings, config, partial(say, console))
+    BaselineFolder.open(folder.path, settings.overwrite)
+    fits, out = partial(is_state, device), partial(say, console)
+    found = torch_folder.go_on(folder, settings, config, fits, out)
     say_source(console, data)
-    return train_all(folder, settings, data, done, console)
+    return train_all(folder, settings, data, found, console)
 
 
 if __name__ == "__main__":

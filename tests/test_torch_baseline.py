@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -239,114 +236,6 @@ def test_asking_for_a_gpu_where_there_is_none_ends_in_one_line_and_exit_code_2(t
     assert error == (
         "torch_baseline: --device: expected cpu or auto, not cuda: PyTorch sees no GPU\n"
     )
-
-
-# Going on
-
-STUDY = ("--variants", "LeNet", "LeNet_BN_Dropout", "--seeds", 2)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert program(out, *STUDY) == 0
-    return out
-
-
-@pytest.fixture
-def copied(undisturbed, tmp_path):
-    return Path(shutil.copytree(undisturbed, tmp_path / "copied"))
-
-
-def stop_after(monkeypatch, epochs):
-    """Send this process a signal once so many epochs are finished."""
-    add = torch_baseline.Display.add
-    left = [epochs]
-
-    def stopping(display, rows):
-        add(display, rows)
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(torch_baseline.Display, "add", stopping)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """A list that gets every run that is begun."""
-    seen = []
-    run_of = torch_baseline.run_of
-
-    def watched(variant, seed, *args):
-        seen.append((variant, seed))
-        return run_of(variant, seed, *args)
-
-    monkeypatch.setattr(torch_baseline, "run_of", watched)
-    return seen
-
-
-@pytest.mark.parametrize("epochs", range(1, 9))
-def test_a_study_stopped_after_an_epoch_goes_on_after_its_last_finished_run_to_the_same_bits(
-    epochs, undisturbed, tmp_path, monkeypatch, trained, capsys
-):
-    with monkeypatch.context() as patch:
-        stop_after(patch, epochs)
-        assert program(tmp_path, *STUDY) == 143
-    assert "to go on: python -m experiments.torch_baseline" in capsys.readouterr().err
-    begun = len(trained)
-    assert program(tmp_path, *STUDY) == 0
-    finished = epochs // 2
-    assert len(trained) - begun == 4 - finished
-    assert without_seconds(rows_of(tmp_path)) == without_seconds(rows_of(undisturbed))
-
-
-@pytest.mark.parametrize(
-    "less", [("--seeds", 1), ("--seeds", 1, "--first-seed", 1), ("--variants", "LeNet_BN_Dropout")]
-)
-def test_seeds_and_variants_are_added_to_a_finished_study(less, undisturbed, tmp_path, trained):
-    assert program(tmp_path, *STUDY, *less) == 0
-    assert program(tmp_path, *STUDY) == 0
-    assert len(trained) == len(set(trained)) == 4
-    assert without_seconds(rows_of(tmp_path)) == without_seconds(rows_of(undisturbed))
-
-
-def test_a_finished_study_is_recognised_without_its_data(copied, undisturbed, monkeypatch, capsys):
-    def never(self):
-        raise AssertionError("a finished folder needs no data")
-
-    monkeypatch.setattr(Settings, "load", never)
-    assert program(copied, *STUDY) == 0
-    screen = capsys.readouterr().out
-    assert "Nothing is left to train" in screen
-    assert "last epoch" in screen
-    assert (copied / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--batch-size", 16), "--batch-size: the folder has 32, not 16;"),
-        (("--learning-rate", 0.2), "--learning-rate: the folder has 0.1, not 0.2;"),
-        (("--train-size", 200), "--train-size: the folder has 300, not 200;"),
-        (("--loader", "dataloader"), "--loader: the folder has memory, not dataloader;"),
-        (("--epochs", 3), "--epochs: the folder has 2, not 3;"),
-        (("--epochs", 1), "--epochs: the folder has 2, not 1"),
-        (("--seeds", 1), "--seeds: the folder has 2, not 1 (more can be added);"),
-        (
-            ("--variants", "LeNet"),
-            "--variants: the folder has LeNet LeNet_BN_Dropout, not LeNet (more can be added);",
-        ),
-    ],
-)
-def test_other_settings_are_refused_by_name_with_both_values(
-    undisturbed, capsys, arguments, message
-):
-    before = (undisturbed / "results.csv").read_bytes()
-    assert program(undisturbed, *STUDY, *arguments) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert message in error
-    assert (undisturbed / "results.csv").read_bytes() == before
 
 
 def test_it_runs_as_a_module_and_prints_the_table(tmp_path):
