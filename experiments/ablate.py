@@ -11,44 +11,40 @@ expect: a last epoch near 97.6% (LeNet), 98.6% (LeNet_BN_noDropout), 97.2% (LeNe
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from experiments import (
     cli,
     durable,
     environment,
+    going_on,
     kept_sweeps,
-    label_errors,
     report,
     run_store,
     startup,
     study_folder,
 )
 from experiments.ablate_settings import Settings
-from experiments.going_on import Identity, flag
+from experiments.going_on import Identity, Say, flag
 from experiments.hosts import Follower, Terms, following
+from experiments.kept_sweeps import Files
 from experiments.launch import Place
 from experiments.leader import Leader, Share, Task, leading
 from experiments.lock import one_writer
 from experiments.process_memory import peak_rss_bytes
 from experiments.progress import Display, say, say_results, say_source
-from experiments.results import CONFIG, REPORT, RUNS, LabelledImages, ResultsFolder
+from experiments.results import CONFIG, REPORT, RUNS, ResultsFolder
 from experiments.run_store import RunFile
 from experiments.startup import CompilationCache
 from experiments.study import Book, Study, check_room
 from experiments.study_folder import PROGRAM, Left, identity_of
+from experiments.tested_images import labelled
 from experiments.together import Together
 from jax_lenet import Dataset
-
-
-def labelled(data: Dataset) -> LabelledImages:
-    """Return the test set as the results folder keeps it."""
-    wrong = label_errors.find(data.test_images)
-    return LabelledImages(data.test_images, data.test_labels.astype(np.uint8), wrong)
 
 
 def main(settings: Settings) -> None:
@@ -83,22 +79,27 @@ def draw(folder: ResultsFolder) -> report.Remade:
 def redraws(folder: ResultsFolder, settings: Settings, console: Console) -> bool:
     """Tell whether nothing is left but to draw; then everything else is as the settings say."""
     ResultsFolder.open(folder.path, overwrite=False)
-    config = study_folder.finished_config(folder, settings, partial(say, console))
-    if config is None:
+    found = study_folder.finished(folder, settings)
+    if found is None:
         return False
+    config, left = found
+    sweeps = kept_sweeps.load(settings.sweep, config, folder)
+    going_on.set_aside(left.damaged, partial(say, console))
     if config["data"].get("notice"):
         say(console, f"Note: {config['data']['notice']}")
     say(console, f"Nothing is left to train in {folder.path}: it is drawn again")
-    write_settings(folder, settings, config)
+    study_folder.write_tables(folder, settings, left.records)
+    write_settings(folder, config, sweeps, partial(say, console))
     return True
 
 
-def write_settings(folder: ResultsFolder, settings: Settings, config: dict[str, Any]) -> None:
+def write_settings(
+    folder: ResultsFolder, config: dict[str, Any], sweeps: Sequence[Files], out: Say
+) -> None:
     """Write config.json, and the sweeps where some are given."""
-    sweeps = kept_sweeps.load(settings.sweep, config)
     folder.write_config(config)
     if sweeps:
-        folder.write_sweeps(sweeps)
+        kept_sweeps.keep(folder, sweeps, out)
 
 
 def describe(
@@ -125,12 +126,15 @@ def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Con
     out = partial(say, console)
     together = settings.together(data, out)
     config = describe(settings, data, together, cache)
-    kept_sweeps.load(settings.sweep, config)  # what is wrong with one, before anything is replaced
+    if settings.overwrite:
+        kept_sweeps.check_outside(settings.sweep, folder)
+    sweeps = kept_sweeps.load(settings.sweep, config, None if settings.overwrite else folder)
     ResultsFolder.open(folder.path, settings.overwrite)
-    config, left = study_folder.go_on(folder, settings, config, together, out)
+    config, left = study_folder.go_on(folder, settings, config, together)
     check_room(folder, sum(len(group.seeds) for group in left.groups), together.runs)
+    going_on.set_aside(left.damaged, out)  # from here on nothing refuses the start
     durable.make_folder(folder.path / RUNS)
-    write_settings(folder, settings, config)
+    write_settings(folder, config, sweeps, out)
     folder.write_test_set(labelled(data))
     study_folder.write_tables(folder, settings, left.records)
     say_source(console, data)

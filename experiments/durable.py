@@ -78,6 +78,42 @@ class Disk:
 
 #: Through which everything is written.
 disk = Disk()
+#: The folders that nothing else may take the place of: an open file descriptor of each.
+_held: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Change nothing below a folder's path within, unless it is the folder that is there now.
+
+    A folder that is moved away, or removed, may have a new one of its name, with another writer.
+
+    Args:
+        folder: as the paths of the files in it begin.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    if os.name == "nt":  # opens no folders, and lets nobody move one whose lock file is open
+        yield
+        return
+    _held[folder] = os.open(folder, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(_held.pop(folder))
+
+
+def is_here(folder: Path) -> bool:
+    """Tell whether a folder that is `held`, or any that is not, has its path to itself.
+
+    Raises:
+        OSError: if nothing is there.
+    """
+    if folder not in _held:
+        return True
+    there, own = folder.stat(), os.fstat(_held[folder])  # open, so that no other has its number
+    return (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -88,7 +124,8 @@ def write(path: Path, content: bytes) -> None:
         content: all of it.
 
     Raises:
-        StorageError: if the disk is full, the folder is gone, and the like; the file is as before.
+        StorageError: if the disk is full, the folder is gone, and the like. The file is as before,
+            or holds the new content where only its folder could not be flushed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _storing(path):
@@ -211,6 +248,9 @@ def room_for(folder: Path, size: int) -> None:
 def _storing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into one that names the file."""
     try:
+        for folder in _held:
+            if (folder == path or folder in path.parents) and not is_here(folder):
+                raise OSError(errno.ESTALE, "another folder has taken this one's place")
         yield
     except OSError as error:
         raise StorageError(path, error.strerror or str(error)) from error

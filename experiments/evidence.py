@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import sweep_files
+from experiments import kept_sweeps
 from experiments.cli import UserError
 from experiments.results import (
-    CONFIG,
     FIRST_PREDICTIONS,
     PREDICTIONS,
     RESULTS,
-    SWEEPS,
     TEST_SET,
     TIMING,
     LabelledImages,
@@ -294,18 +292,22 @@ def log_time_ratios(
     return np.log([phase(first[r]) / phase(second[r]) for r in common])
 
 
-def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence:
+def gather(
+    folder: ResultsFolder, epochs: int, learning_rate: float, test_set: LabelledImages | None = None
+) -> Evidence:
     """Read a results folder; files that are not there leave their part empty.
 
     Args:
         folder: of a study.
         epochs: of its runs.
         learning_rate: of its runs.
+        test_set: that takes the place of the folder's own.
 
     Raises:
         UserError: if a file is damaged, or one does not belong to the others.
     """
-    test_set = folder.read_test_set() if folder.has(TEST_SET) else None
+    if test_set is None and folder.has(TEST_SET):
+        test_set = folder.read_test_set()
     finished = finished_runs(folder.read_results(), epochs)
     runs = {}
     for variant, rows in finished.items():
@@ -327,10 +329,9 @@ def gather(folder: ResultsFolder, epochs: int, learning_rate: float) -> Evidence
 
 def _sweeps(folder: ResultsFolder, test_set: LabelledImages | None) -> Iterator[Sweep]:
     """Yield the sweeps that are kept here, having made sure that they saw the same test images."""
-    for config in sorted(folder.path.glob(f"{SWEEPS}/[0-9]*/{CONFIG}")):
-        sweep = sweep_files.read(config.parent)
+    for path, sweep in kept_sweeps.read_all(folder):
         if test_set is not None and not np.array_equal(sweep.labels, test_set.labels):
-            raise UserError(f"{config.parent / PREDICTIONS}: expected the labels of {TEST_SET}")
+            raise UserError(f"{path / PREDICTIONS}: expected the labels of {TEST_SET}")
         yield sweep
 
 

@@ -4,13 +4,13 @@ What decides the numbers of a run with a given seed must be the same, and while 
 train, so must what they are computed with: another version or processor gives other bits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import durable
 from experiments.cli import UserError
-from experiments.results import CONFIG, ResultsFolder
+from experiments.results import CONFIG, PREDICTIONS, ResultsFolder
 
 #: A JSON object, as config.json is.
 Config = Mapping[str, Any]
@@ -44,6 +44,20 @@ class Kind(NamedTuple):
     identify: Callable[[Config], Identity]
     words: tuple[str, ...]
     lists: tuple[str, ...] = ("variants",)
+
+
+class Damaged(NamedTuple):
+    """A file that cannot be trusted, which is to be set aside once nothing refuses the start.
+
+    Attributes:
+        path: of the file.
+        why: what the user is told: the reason, and a word for the file.
+        then: what happens to what was in it.
+    """
+
+    path: Path
+    why: str
+    then: str = "is made anew"
 
 
 def identity_of(config: Config, names: Sequence[str]) -> Identity:
@@ -215,7 +229,7 @@ def agreed(
     old, new = config_of(folder, kind), kind.identify(config)
     before = new if old is None else kind.identify(old)
     if old is None:
-        begin_anew(folder, read, (table,), say)
+        set_aside(of_unknown(folder, read, (table, PREDICTIONS)), say)
     refuse(differences(before.settings, new.settings), folder.path)
     return old, before
 
@@ -245,42 +259,51 @@ def config_to_write(
 def set_aside_damaged(
     folder: ResultsFolder, readers: Mapping[str, Callable[[], object]], say: Say
 ) -> None:
-    """Set aside those of a folder's files that can't be read.
+    """Set aside those of a folder's files that can't be read; see `find_damaged`."""
+    set_aside(find_damaged(folder, readers), say)
+
+
+def find_damaged(
+    folder: ResultsFolder, readers: Mapping[str, Callable[[], object]]
+) -> list[Damaged]:
+    """Return those of a folder's files that can't be read.
 
     Args:
         folder: with or without each file.
         readers: by file name what reads it, and raises UserError where it is damaged.
-        say: prints a line; it gets one for each file that is set aside.
     """
+    found = []
     for name, read in readers.items():
-        if not folder.has(name):
-            continue
         try:
-            read()
+            if folder.has(name):
+                read()
         except UserError as error:
-            aside = durable.set_aside(folder.path / name)
-            say(f"{error}: the file is now {aside.name}, and is made anew")
+            found.append(Damaged(folder.path / name, f"{error}: the file"))
+    return found
 
 
-def begin_anew(
-    folder: ResultsFolder,
-    read: Callable[[], object],
-    tables: Sequence[str],
-    say: Say,
-) -> None:
-    """Set aside what nothing is known of in a folder whose config.json is damaged.
+def set_aside(found: Iterable[Damaged], say: Say) -> None:
+    """Set files aside; ``say`` gets a line for each."""
+    for path, why, then in found:
+        aside = durable.set_aside(path)
+        say(f"{why} is now {aside.name}, and {then}")
+
+
+def of_unknown(
+    folder: ResultsFolder, read: Callable[[], object], tables: Sequence[str]
+) -> list[Damaged]:
+    """Return the files that nothing is known of, in a folder whose config.json is damaged.
 
     Args:
         folder: with or without config.json.
         read: reads the first of the tables; where it can't, the folder may be anything.
         tables: of which config.json alone could tell what they are of.
-        say: prints a line; it gets one for each file that is set aside.
 
     Raises:
         UserError: if the folder is not a program's of ours.
     """
     if not folder.has(CONFIG):
-        return
+        return []
     path = folder.path / CONFIG
     try:
         read()
@@ -289,7 +312,5 @@ def begin_anew(
             f"--out: expected {path} to be that of a study or sweep; --overwrite replaces it, --out"
             " names another folder"
         ) from None
-    for name in (CONFIG, *tables):
-        if folder.has(name):
-            aside = durable.set_aside(folder.path / name)
-            say(f"{path} is damaged: {name} is now {aside.name}, and is made anew")
+    present = filter(folder.has, (CONFIG, *tables))
+    return [Damaged(folder.path / name, f"{path} is damaged: {name}") for name in present]

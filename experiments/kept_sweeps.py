@@ -1,49 +1,190 @@
-"""Sweeps that a study's conclusions also draw on: checked, and read to be kept in its folder.
+"""Sweeps that a study's conclusions also draw on: checked, and kept in its folder.
 
-Kept, so that the folder alone makes every verdict again, wherever the sweep's own folder goes.
+    sweeps/1, sweeps/2, ...    of each the files `results.KEPT`, config.json last
+
+Kept, so that the folder alone makes every verdict again, wherever the sweep's own folder goes. A
+sweep that answers all that an earlier one of the folder does takes its place: it is there whole
+before the other goes, and from then on it alone counts, whatever ends the program in between.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments import durable
 from experiments.cli import UserError
-from experiments.results import KEPT
+from experiments.going_on import Say
+from experiments.results import CONFIG, KEPT, SWEEPS, ResultsFolder
 from experiments.sweep_files import read
+from experiments.sweep_results import Sweep
 
 SAME_SETTINGS = ("epochs", "batch_size", "learning_rate")
 
+#: What a sweep answers: which rate is best for a model, and for which of its layers; see `LAYERS`.
+Question = tuple[str, str | None]
 
-def load(sweeps: Sequence[Path], config: dict) -> list[dict[str, bytes]]:
-    """Return the files of sweeps as `ResultsFolder.write_sweeps` takes them.
+
+class Kept(NamedTuple):
+    """A sweep that a folder keeps.
+
+    Attributes:
+        path: of its folder.
+        sweep: its content.
+    """
+
+    path: Path
+    sweep: Sweep
+
+    @property
+    def questions(self) -> set[Question]:
+        """What it answers."""
+        return {(c.candidates.variant, c.candidates.layers) for c in self.sweep.curves}
+
+
+#: A sweep that a folder is to keep: the content of `KEPT`, by name.
+Files = dict[str, bytes]
+
+
+def folders(folder: ResultsFolder) -> list[Path]:
+    """Return the folders of the sweeps that are kept, the oldest first."""
+    found = (folder.path / SWEEPS).glob(f"[0-9]*/{CONFIG}")
+    return sorted((path.parent for path in found if path.parent.name.isdecimal()), key=_number)
+
+
+def read_all(folder: ResultsFolder) -> list[Kept]:
+    """Read the sweeps that are kept, but those whose place a later one has taken.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    kept = [Kept(path, read(path)) for path in folders(folder)]
+    return [
+        each
+        for place, each in enumerate(kept, 1)
+        if not any(each.questions <= later.questions for later in kept[place:])
+    ]
+
+
+def load(
+    sweeps: Sequence[Path], config: dict | None, folder: ResultsFolder | None = None
+) -> list[Files]:
+    """Return sweeps as `keep` takes them; one that is named twice, or a copy of it, comes once.
 
     Args:
         sweeps: folders of `experiments.sweep`.
-        config: of the study, as in config.json.
+        config: of the study, as in config.json; None where they are kept with it already.
+        folder: that is to keep them beside those that it has; None where it is to have no others.
 
     Raises:
         UserError: unless each is a finished sweep on the study's data with its settings, and no two
-            answer the same question.
+            answer the same question, one that the folder has but it is not to replace included.
     """
-    asked: dict[tuple[str, str | None], Path] = {}
+    given: list[Kept] = []
+    contents: list[Files] = []
     for path in sweeps:
-        sweep = read(path)
-        _check(path, sweep.config, config)
-        for curve in sweep.curves:
-            variant, layers = curve.candidates.variant, curve.candidates.layers
-            if (other := asked.get((variant, layers))) is not None:
-                rates = "learning rates" if layers is None else f"dropout rates ({layers})"
-                raise UserError(
-                    f"--sweep: expected one sweep with {rates} of {variant}, but both {other} and"
-                    f" {path} have them"
-                )
-            asked[variant, layers] = path
-    return [files_of(path) for path in sweeps]
+        new = Kept(path, read(path))
+        if config is not None:
+            _check(path, new.sweep.config, config)
+        if (files := _files_of(path)) in contents:
+            continue
+        for other in given:
+            _check_apart(other, new)
+        given.append(new)
+        contents.append(files)
+    for old in read_all(folder) if sweeps and folder is not None else ():
+        if not any(old.questions <= new.questions for new in given):
+            for new in given:
+                _check_apart(old, new)
+    return contents
 
 
-def files_of(path: Path) -> dict[str, bytes]:
+def check_outside(sweeps: Iterable[Path], folder: ResultsFolder) -> None:
+    """Raise UserError if a sweep lies in a folder that --overwrite is about to empty."""
+    for path in sweeps:
+        if path.resolve().is_relative_to(folder.path.resolve()):
+            raise UserError(
+                f"--sweep: expected a folder outside of {folder.path}, which --overwrite empties,"
+                f" not {path}"
+            )
+
+
+def keep(folder: ResultsFolder, sweeps: Sequence[Files], say: Say) -> None:
+    """Keep sweeps; those of before whose questions one of them answers go.
+
+    Args:
+        folder: of the study.
+        sweeps: that `load` has checked.
+        say: prints a line; it gets one for each sweep that goes.
+    """
+    durable.clean(folder.path, [f"{SWEEPS}/[0-9]*/{name}" for name in KEPT])
+    there = [_files_of(kept.path) for kept in read_all(folder)]
+    for files in sweeps:
+        if files not in there:
+            path = _next(folder)
+            durable.make_folder(path)
+            for name in KEPT:
+                durable.write(path / name, files[name])
+    counting = read_all(folder)
+    for path in folders(folder):
+        if path not in [kept.path for kept in counting]:
+            old = Kept(path, read(path))
+            new = next(each for each in counting if old.questions <= each.questions)
+            words = ", ".join(map(in_words, sorted(old.questions, key=str)))
+            say(f"{new.path} takes the place of the sweep in {path}: both have {words}")
+            _remove(path)
+    for path in _numbered(folder):
+        if path not in folders(folder):  # what a crash left of one that came or went
+            _remove(path)
+
+
+def in_words(question: Question) -> str:
+    """Return what a sweep has that answers a question.
+
+    >>> in_words(("LeNet", "drop6"))
+    'dropout rates (drop6) of LeNet'
+    """
+    variant, layers = question
+    return f"{'learning rates' if layers is None else f'dropout rates ({layers})'} of {variant}"
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
+
+
+def _numbered(folder: ResultsFolder) -> list[Path]:
+    """Return the folders in which a sweep is, or was."""
+    found = (folder.path / SWEEPS).glob("[0-9]*")
+    return [path for path in found if path.name.isdecimal() and path.is_dir()]
+
+
+def _next(folder: ResultsFolder) -> Path:
+    """Return a folder for a sweep that is later than all that are there."""
+    last = max(map(_number, _numbered(folder)), default=0)
+    return folder.path / SWEEPS / str(last + 1)
+
+
+def _files_of(path: Path) -> Files:
     """Return what is kept of a sweep, by file name."""
     return {name: durable.read(path / name) for name in KEPT}
+
+
+def _remove(path: Path) -> None:
+    """Remove a sweep's files, config.json first: what then is there counts no more."""
+    for name in reversed(KEPT):
+        if (path / name).exists():
+            durable.remove(path / name)
+    with contextlib.suppress(OSError):  # where a user's own files are, they stay
+        path.rmdir()
+
+
+def _check_apart(one: Kept, other: Kept) -> None:
+    """Raise UserError if two sweeps answer the same question."""
+    for question in sorted(one.questions & other.questions, key=str):
+        raise UserError(
+            f"--sweep: expected one sweep with {in_words(question)}, but both {one.path} and"
+            f" {other.path} have them"
+        )
 
 
 def _check(path: Path, sweep: dict, study: dict) -> None:

@@ -35,11 +35,13 @@ def one_writer(folder: Path, flag: str = "--out") -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK, blocking=False)
     made: list[Path] = []
+    holding = contextlib.ExitStack()
     try:
         try:
             made += durable.make_folder(folder)
             lock.acquire()
-            (folder / HOLDER).write_text(f"{os.getpid()}\n")
+            holding.enter_context(durable.held(folder))
+            _say_who(folder / HOLDER)
         except Timeout:
             raise UserError(f"{flag}: {folder} is being written by {_holder(folder)}") from None
         except StorageError as error:
@@ -49,13 +51,21 @@ def one_writer(folder: Path, flag: str = "--out") -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            for name in (HOLDER, LOCK):
-                with contextlib.suppress(OSError):  # the folder may have gone
+            with contextlib.suppress(OSError):  # the folder may have gone
+                for name in (HOLDER, LOCK) if durable.is_here(folder) else ():
                     (folder / name).unlink()
             lock.release()
+        holding.close()
         for path in reversed(made):
             with contextlib.suppress(OSError):  # what is not empty stays
                 path.rmdir()
+
+
+def _say_who(path: Path) -> None:
+    """Write this process's number, following no link that somebody put there."""
+    path.unlink(missing_ok=True)  # a dead holder's
+    with path.open("x") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def _holder(folder: Path) -> str:

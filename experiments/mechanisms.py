@@ -15,17 +15,11 @@ from flax import linen as nn
 
 from experiments.evidence import Evidence, LackingError, Measure, log_time_ratios, paired
 from experiments.questions import BOTH, DROP, DROPOUT_PAIRS, NORM, PLAIN
+from experiments.rate_mechanism import gain_by_learning_rate
 from experiments.sentences import joined, signed
-from experiments.sweep_questions import BY_OTHERS, learning_rate_pair
-from experiments.sweep_results import RateCurve
 from jax_lenet.decisions import Rules
 from jax_lenet.models import CLASSES, IMAGE_SHAPE, VARIANTS
 from jax_lenet.statistics import Interval, exponential, paired_interval
-
-SWEEP_COMMAND = (
-    "python -m experiments.sweep --learning-rates 0.003 0.01 0.03 0.1 0.3"
-    " --out results-learning-rate"
-)
 
 
 def where_time_goes(evidence: Evidence, rules: Rules) -> dict:
@@ -75,49 +69,6 @@ def _ratio(interval: Interval, rules: Rules) -> dict:
 def _times(ratio: dict) -> str:
     words = f"{ratio['estimate']:.3f} times as long"
     return words if ratio["low"] is None else f"{words} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
-
-
-def gain_by_learning_rate(evidence: Evidence) -> dict:
-    """Conclusion 2: what is left of batch norm's gain where each model has its best learning rate.
-
-    One rate for both also tests which model that rate suits.
-    """
-    title = "Batch norm's gain by learning rate"
-    pair = learning_rate_pair(evidence, (NORM, PLAIN))
-    if pair is None:
-        text = (
-            f"Both models were trained at learning rate {evidence.learning_rate:g} alone, which may"
-            f" suit one of them better. `{SWEEP_COMMAND}` trains them at others, and `python -m"
-            " experiments.report FOLDER --sweep results-learning-rate` takes that in."
-        )
-        return {"title": title, "text": text, "numbers": {}}
-    by_rate = {rate: 100 * gain for rate, gain in pair.gain_by_rate.items()}
-    base = pair.plain.candidates.baseline
-    curves = {"with batch norm": pair.treated, "without batch norm": pair.plain}
-    best = {name: curve.chosen_rate for name, curve in curves.items()}
-    gain = 100 * float(pair.gain_at_best.mean())
-    rates = joined([f"{_points(by_rate[rate])} at {rate:g}" for rate in by_rate])
-    beyond = [_at_end(name, curve) for name, curve in curves.items() if curve.at_end]
-    text = (
-        f"Over {len(pair.plain.seeds)} seeds batch norm changes last-epoch test accuracy by"
-        f" {_points(by_rate[base])} at the report's learning rate {base:g}, and by {_points(gain)}"
-        f" with each model at the rate that validation accuracy chooses"
-        f" ({joined([f'{rate:g} {name}' for name, rate in best.items()])}; measured with rates"
-        f" chosen {BY_OTHERS}). {''.join(beyond)}By rate: {rates}."
-    )
-    numbers = {
-        "report_rate": base,
-        "best_rate": best,
-        "gain_at_report_rate": by_rate[base],
-        "gain_at_best_rates": gain,
-        "gain_by_rate": {f"{rate:g}": value for rate, value in by_rate.items()},
-    }
-    return {"title": title, "text": text, "numbers": numbers}
-
-
-def _at_end(name: str, curve: RateCurve) -> str:
-    end = "lowest" if curve.chosen == 0 else "highest"
-    return f"{name.capitalize()} the {end} rate tried was chosen; one beyond may be better. "
 
 
 def floor_of_loss(rate: float, classes: int = CLASSES) -> float:
@@ -292,6 +243,20 @@ def made_of(evidence: Evidence) -> dict:
     return {"title": title, "text": text[0].upper() + text[1:], "numbers": numbers}
 
 
+def who_leads(evidence: Evidence) -> str:
+    """Return as a sentence in how many epochs dropout leads, and whether its start is all its gain.
+
+    That gain is larger by what dropout starts lower where it ends no higher.
+    """
+    found = made_of(evidence)["numbers"]
+    if not found:
+        return ""
+    ahead = [f"{each['epochs_ahead']} of {each['epochs']} epochs {c}" for c, each in found.items()]
+    all_start = all(each["gain"] > 0 >= each["last"] for each in found.values())
+    why = ": its larger gain is that of its low start" if all_start else ""
+    return f"In mean test accuracy dropout is ahead in {joined(ahead)}{why}."
+
+
 def _points(value: float) -> str:
     return f"{signed(value, 'points')} points"
 
@@ -304,7 +269,7 @@ def of_all(evidence: Evidence, rules: Rules) -> tuple[dict, ...]:
     """Return the five conclusions' mechanisms, in order."""
     return (
         where_time_goes(evidence, rules),
-        gain_by_learning_rate(evidence),
+        gain_by_learning_rate(evidence, rules),
         loss_floor(evidence),
         order_of_layers(evidence),
         made_of(evidence),

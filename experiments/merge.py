@@ -7,8 +7,9 @@ with ``--first-seed 0``, the next with ``--first-seed 10``, and so on; their fol
 place, become one. The experiment must be the same in all of them; the machines need not be.
 """
 
+import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, groupby
@@ -19,18 +20,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import cli, report, study_config, study_folder
+from experiments import cli, kept_sweeps, report, study_config, study_folder
 from experiments.cli import UserError
 from experiments.evidence import gather
 from experiments.going_on import Config, flag
-from experiments.kept_sweeps import files_of
 from experiments.lock import one_writer
 from experiments.progress import say, say_results
 from experiments.results import (
     CONFIG,
     FIRST_PREDICTIONS,
     PREDICTIONS,
-    SWEEPS,
     TIMING,
     LabelledImages,
     ResultsFolder,
@@ -90,7 +89,7 @@ class Part:
         folder: of results.
         config: the content of its config.json.
         runs: that are finished, by variant and seed.
-        unfinished: how many are not.
+        asked: how many runs the folder's study is to have.
         test_set: the images that they were tested on.
         timing: rows of timing.csv, by repeat; none without the file.
     """
@@ -98,7 +97,7 @@ class Part:
     folder: ResultsFolder
     config: dict[str, Any]
     runs: dict[Key, Run]
-    unfinished: int
+    asked: int
     test_set: LabelledImages
     timing: list[TimingRow]
 
@@ -129,6 +128,7 @@ def read(path: Path) -> Part:
     study_config.check(config, path / CONFIG)
     try:
         comparable(config)
+        asked = operator.index(config["settings"]["seeds"]) * len(config["settings"]["variants"])
     except (KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path / CONFIG}: expected the config.json of {study_folder.PROGRAM}"
@@ -142,9 +142,8 @@ def read(path: Path) -> Part:
         runs |= {(variant, seed): Run(of, *both) for (seed, of), *both in said}
     if not runs:
         raise UserError(f"{path}: expected finished runs, found none")
-    begun = len({(row.variant, row.seed) for row in rows})
     timing = folder.read_timing() if folder.has(TIMING) else []
-    return Part(folder, config, runs, begun - len(runs), folder.read_test_set(), timing)
+    return Part(folder, config, runs, asked, folder.read_test_set(), timing)
 
 
 def comparable(config: Config) -> dict[str, Any]:
@@ -250,26 +249,30 @@ def write(folder: ResultsFolder, parts: Sequence[Part]) -> list[Part]:
     folder.write_test_set(parts[0].test_set)
     if timing:
         folder.write_timing(timing)
-    folder.write_sweeps(_sweeps(parts))
     return timed
 
 
-def _sweeps(parts: Sequence[Part]) -> list[Mapping[str, bytes]]:
-    """Return the different sweeps that the folders keep."""
-    found: list[Mapping[str, bytes]] = []
-    for part in parts:
-        for config in sorted(part.path.glob(f"{SWEEPS}/[0-9]*/{CONFIG}")):
-            sweep = files_of(config.parent)
-            found += [sweep] if sweep not in found else []
-    return found
+def sweeps_of(parts: Sequence[Part]) -> list[kept_sweeps.Files]:
+    """Return the different sweeps that the folders keep.
+
+    Raises:
+        UserError: if two of them answer the same question.
+    """
+    kept = [kept.path for part in parts for kept in kept_sweeps.read_all(part.folder)]
+    return kept_sweeps.load(kept, None)
 
 
 def tell(console: Console, parts: Sequence[Part], timed: Sequence[Part]) -> None:
     """Print what each folder gives."""
     out = partial(say, console)
     for part in parts:
-        rest = f"; {part.unfinished} unfinished left out" if part.unfinished else ""
-        out(f"{part.path}: {len(part.runs)} runs, {ranges(part.seeds)}{rest}")
+        count, rest = f"{len(part.runs)}", ""
+        if len(part.runs) < part.asked:
+            count += f" of {part.asked}"
+            rest = "; the others lack epochs or predictions"
+            if "parts" not in part.config:
+                rest += ": the command that made the folder goes on with them"
+        out(f"{part.path}: {count} runs, {ranges(part.seeds)}{rest}")
     apart = [str(part.path) for part in parts if part.timing and part not in timed]
     if apart:
         out(
@@ -284,9 +287,12 @@ def main(settings: Settings) -> None:
     console = cli.console()
     parts = [read(path) for path in settings.folders]
     check_fit(parts)
+    sweeps = sweeps_of(parts)
     with one_writer(settings.out):
         folder = ResultsFolder.create(settings.out, settings.overwrite)
-        tell(console, parts, write(folder, parts))
+        timed = write(folder, parts)
+        kept_sweeps.keep(folder, sweeps, partial(say, console))
+        tell(console, parts, timed)
         curves, summary = report.remake(folder)
         say_results(console, curves, folder, summary["verdicts"])
 

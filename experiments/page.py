@@ -116,6 +116,7 @@ def _environment() -> Environment:
         "sign": lambda verdict: LOOKS[verdict][1],
         "p": p_value,
         "asked_for": asked_for,
+        "about": sentences.about,
         "count": lambda number: f"{number:,}",
         "decimal": lambda number: "none" if number is None else f"{number:.2f}",
         "upper_first": lambda text: text[:1].upper() + text[1:],

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.results import CONFIG, SWEEPS, ResultsFolder
+from experiments import kept_sweeps
+from experiments.results import ResultsFolder
 
 # Settings that change what is written where, not the numbers; and sweeps, which are told apart.
 NOT_REPEATED = ("out", "overwrite", "compilation_cache", "sweep")
@@ -48,10 +49,9 @@ def commands(config: Mapping[str, Any]) -> list[list[str]]:
 
 def sweep_commands(folder: ResultsFolder) -> list[list[str]]:
     """Return the commands that repeat the sweeps that a folder keeps, each as `command` does."""
-    kept = sorted((folder.path / SWEEPS).glob(f"[0-9]*/{CONFIG}"))
     return [
-        command(ResultsFolder(path.parent).read_config(), f"sweep-{path.parent.name}")
-        for path in kept
+        command(ResultsFolder(path).read_config(), f"sweep-{path.name}")
+        for path in kept_sweeps.folders(folder)
     ]
 
 

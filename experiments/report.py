@@ -5,6 +5,8 @@
 reads config.json, results.csv and, where they are there, timing.csv, the predictions, test_set.npz
 and the sweeps that are kept with them, and writes summary.json with the five verdicts, figure1.png,
 figure2.png and report.html. With ``--sweep results-sweep`` it first keeps that sweep in the folder.
+A folder that has predictions.npz and lacks test_set.npz, as docs/results, gets it from the study's
+data: ``--data-dir mnist``.
 """
 
 import sys
@@ -15,7 +17,7 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from experiments import cli, kept_sweeps, study_config, verdicts
+from experiments import cli, kept_sweeps, study_config, tested_images, verdicts
 from experiments.evidence import gather
 from experiments.lock import one_writer
 from experiments.results import CONFIG, FIGURES, REPORT, SUMMARY, ResultsFolder
@@ -40,7 +42,11 @@ class Settings:
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder that a program wrote."""
     sweep: tuple[Path, ...] = ()
-    """Folders of experiments.sweep, for conclusions 2 and 3; kept in place of those of before."""
+    """Folders of experiments.sweep, for conclusions 2 and 3. Each is kept, and takes the place
+    of one of before if it answers all that that one does; others of before stay."""
+    data_dir: Path | None = None
+    """The study's MNIST, a tensorflow_datasets directory or a folder of the four IDX files: from it
+    test_set.npz is made where the folder lacks it."""
 
 
 class Remade(NamedTuple):
@@ -115,8 +121,11 @@ def main(settings: Settings) -> None:
     """Run the program."""
     folder = ResultsFolder(settings.folder)
     with one_writer(folder.path, "FOLDER"):
-        if settings.sweep:
-            folder.write_sweeps(kept_sweeps.load(settings.sweep, folder.read_config()))
+        config = folder.read_config()
+        sweeps = kept_sweeps.load(settings.sweep, config, folder)
+        tested_images.restore(folder, settings.data_dir)
+        if sweeps:
+            kept_sweeps.keep(folder, sweeps, print)
         remake(folder)
     print(f"made {', '.join((*FIGURES, SUMMARY, REPORT))} in {folder.path}")
 

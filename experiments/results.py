@@ -6,7 +6,7 @@
     predictions.npz  per variant, the class each finished run gives each test image
     first_predictions.npz  the same after each run's first epoch
     test_set.npz     the test images with their labels: `LabelledImages`
-    sweeps/          runs of `experiments.sweep` that the conclusions also draw on, if any
+    sweeps/          runs of `experiments.sweep` that the conclusions also draw on: `kept_sweeps`
     summary.json     per variant: total time, first and last accuracy, with intervals; the verdicts
     figure1.png, figure2.png
     report.html      everything on one page
@@ -228,27 +228,6 @@ class ResultsFolder:
         """Write test_set.npz."""
         self._write_arrays(TEST_SET, test_set._asdict())
 
-    def write_sweeps(self, sweeps: Sequence[Mapping[str, bytes]]) -> None:
-        """Replace the sweeps that are kept here.
-
-        Args:
-            sweeps: of each the content of its files, by name.
-        """
-        for number, files in enumerate(sweeps, 1):
-            folder = self.path / SWEEPS / str(number)
-            durable.make_folder(folder)
-            if any(not _holds(folder / name, content) for name, content in files.items()):
-                durable.remove(folder / CONFIG)  # so that no crash leaves one that is half another
-                for name in KEPT:
-                    durable.write(folder / name, files[name])
-        kept = {str(number) for number in range(1, len(sweeps) + 1)}
-        for old in (self.path / SWEEPS).glob("[0-9]*"):
-            if old.name not in kept:
-                for name in reversed(KEPT):
-                    durable.remove(old / name)
-                with contextlib.suppress(OSError):  # where a user's own files are, they stay
-                    old.rmdir()
-
     def write_summary(self, summary: dict) -> None:
         """Write summary.json."""
         self._write_json(SUMMARY, summary)
@@ -384,14 +363,6 @@ class ResultsFolder:
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
         return rows
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    """Tell whether a file is there with this content."""
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments import durable, kept_state
 from experiments.cli import UserError
-from experiments.going_on import Identity, Say
+from experiments.going_on import Damaged, Identity
 from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
 from experiments.results import FIRST_PREDICTIONS, RUNS, ResultsFolder, Row
 from jax_lenet.fitting import EpochResult, Fit
@@ -227,15 +227,15 @@ def scan(
     folder: Path,
     identity: Identity,
     wanted: Callable[[Group, int], bool],
-    say: Say,
+    damaged: Callable[[Damaged], None],
 ) -> Records:
-    """Return what a study's run files show, and set aside those that are not its own.
+    """Return what a study's run files show, passing over those that are not its own.
 
     Args:
         folder: of the study.
         identity: that its runs have.
         wanted: tells whether it has a group of runs with so many epochs.
-        say: prints a line; it gets one for each file that is set aside.
+        damaged: gets each file that is to be set aside.
 
     Raises:
         UserError: if another version of this program wrote one, or one can't be read at all.
@@ -251,8 +251,7 @@ def scan(
             if runs & taken:
                 raise DamagedError("another file has some of its runs")
         except DamagedError as error:
-            aside = durable.set_aside(path)
-            say(f"{path} cannot be used ({error}): it is now {aside.name}, and its runs come again")
+            damaged(Damaged(path, f"{path} cannot be used ({error}): it", "its runs come again"))
         else:
             records[run.group] = run.record
             taken |= runs

@@ -1,4 +1,7 @@
-"""A conclusion's answer in one sentence, made from its entry in summary.json and nothing else."""
+"""A conclusion's answer in a sentence or two, made from its entry in summary.json and nothing else.
+
+What a mechanism adds to an answer, and what a sweep says, are sentences of their own.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,29 +14,30 @@ def sentence(entry: dict) -> str:
 
     Where the parts of a conclusion have different verdicts, the head counts them, and each part
     that is not supported says so. What is asked beside the claim, or of a sweep, always says its
-    verdict.
+    verdict; of a sweep once where all parts have the same.
 
     Args:
-        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``swept``, ``unasked`` and
-            ``parts`` are read.
+        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``note``, ``swept``,
+            ``found``, ``unasked`` and ``parts`` are read.
 
     >>> part = {"verdict": "supported", "unit": "points", "estimate": 0.96, "low": 0.85, "n": 10}
     >>> part |= {"high": 1.07, "clause": "at the end by {}", "condition": "with it"}
     >>> part |= {"level": 0.95, "n_of": "seeds", "left_out": "", "role": "claimed"}
-    >>> entry = {"verdict": "supported", "subject": "accuracy changes", "unasked": "", "swept": ""}
-    >>> sentence(entry | {"parts": [part]})[:58]
+    >>> entry = {"verdict": "supported", "subject": "accuracy changes", "parts": [part]}
+    >>> sentence(entry | dict.fromkeys(("note", "swept", "found", "unasked"), ""))[:58]
     'Supported: accuracy changes at the end by +0.96 points [+0'
     """
     claimed = [part for part in entry["parts"] if part["role"] == "claimed"]
     beside = [part for part in entry["parts"] if part["role"] == "beside"]
     counted = tally(entry)
-    head = entry["verdict"].capitalize() + (f" as a whole ({counted})" if counted else "")
+    whole = f" as a whole, since the worst part decides ({counted})" if counted else ""
+    head = entry["verdict"].capitalize() + whole
     told = f"{head}: {entry['subject']} {_clauses(claimed, _label if counted else _no_label)}"
     told += "" if counted or entry["verdict"] != "undecided" else _doubts(claimed)
     if beside:
         told += f"; not claimed, so not counted: {_clauses(beside, _full_label)}"
-    unasked = f" {entry['unasked']}" if entry["unasked"] else ""
-    return f"{told}{_basis([*claimed, *beside])}.{_swept(entry)}{unasked}"
+    note, unasked = (f" {entry[name]}" if entry[name] else "" for name in ("note", "unasked"))
+    return f"{told}{_basis([*claimed, *beside])}.{note}{_swept(entry)}{unasked}"
 
 
 def _swept(entry: dict) -> str:
@@ -41,8 +45,21 @@ def _swept(entry: dict) -> str:
     further = [part for part in entry["parts"] if part["role"] == "further"]
     if not further:
         return ""
+    alike = len(further) > 1 and len({part["verdict"] for part in further}) == 1
+    verdict = [f"verdict of each: {further[0]['verdict']}{_needed(further)}"] if alike else []
     told = f" A sweep, which has no part in it: {entry['swept']}"
-    return f"{told} {_clauses(further, _full_label)}{_basis(further)}."
+    told += f" {_clauses(further, _no_label if alike else _full_label)}"
+    return f"{told}{_basis(further, verdict)}.{_found(entry['found'], further)}"
+
+
+def _found(looked_for: str, further: Sequence[dict]) -> str:
+    """Return as a sentence where a sweep found what was looked for, by its parts' verdicts."""
+    if not looked_for:
+        return ""
+    found = [part["compared"][0] for part in further if part["verdict"] == "supported"]
+    if not found:
+        return f" No rate was found {looked_for}."
+    return f" {looked_for.capitalize()}: {joined(found)}."
 
 
 def tally(entry: dict) -> str:
@@ -79,7 +96,7 @@ def _amounts(parts: Sequence[dict], label: Callable[[dict], str]) -> str:
 
 
 def _no_label(part: dict) -> str:
-    """Return nothing, where the head gives all parts' verdict."""
+    """Return nothing, where all parts' verdict is given once."""
     return ""
 
 
@@ -90,27 +107,39 @@ def _label(part: dict) -> str:
 
 def _full_label(part: dict) -> str:
     """Return a part's verdict, and what would decide it."""
-    needed = part["seeds_needed"]
-    what = f"; a new run of about {needed:,} {part['n_of']} would decide it" if needed else ""
-    return f" ({part['verdict']}{what})"
+    return f" ({part['verdict']}{_needed([part])})"
+
+
+def _needed(parts: Sequence[dict]) -> str:
+    """Return what would decide all of these parts, where that is known."""
+    needed = [part["seeds_needed"] for part in parts]
+    if None in needed:
+        return ""
+    return f"; a new run of about {about(max(needed))} {parts[0]['n_of']} would decide it"
+
+
+def about(number: int) -> str:
+    """Return a number of seeds needed as sure as it is: rounded up to two digits.
+
+    >>> [about(number) for number in (9, 34, 276, 901, 1_000)]
+    ['9', '34', '280', '910', '1,000']
+    """
+    unit = 10 ** max(len(str(number)) - 2, 0)
+    return f"{-(-number // unit) * unit:,}"
 
 
 def _doubts(parts: Sequence[dict]) -> str:
     """Return why all parts are undecided, where the reason is the same, and what would decide."""
     reasons = {part["reason"] for part in parts}
-    needed = [part["seeds_needed"] for part in parts]
-    doubts = f", since {reasons.pop()}" if len(reasons) == 1 else ""
-    if None not in needed:
-        doubts += f"; a new run of about {max(needed):,} {parts[0]['n_of']} would decide it"
-    return doubts
+    return (f", since {reasons.pop()}" if len(reasons) == 1 else "") + _needed(parts)
 
 
-def _basis(parts: Sequence[dict]) -> str:
+def _basis(parts: Sequence[dict], before: Sequence[str] = ()) -> str:
     """Return what the numbers come from: intervals' level, seeds, and runs that do not count."""
     told = [part for part in parts if part["estimate"] is not None]
     if not told:
         return ""
-    basis = []
+    basis = list(before)
     if any(part["low"] is not None for part in told):
         basis.append(f"{100 * told[0]['level']:g}% intervals")
     counts = sorted({part["n"] for part in told})

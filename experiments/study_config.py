@@ -1,14 +1,16 @@
 """What config.json must hold for a study's report to be made: the file may come from anywhere.
 
-`check` looks at what the report reads. Anything else may be there and is shown as it is.
+`check` looks at what the report reads, `check_sweep` at the same of a sweep that is kept with the
+study. Anything else may be there and is shown as it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.cli import UserError
+from experiments.sweep_results import PROGRAM
 
 
 class Kind(NamedTuple):
@@ -34,12 +36,19 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
 
 
+def _is_rising(values: Any) -> bool:
+    if not isinstance(values, list) or not all(v == 0 or _is_positive(v) for v in values):
+        return False
+    return all(low < high for low, high in pairwise(values))
+
+
 TEXT = Kind("a line of text", lambda value: isinstance(value, str) and value.isprintable())
 # The name of a folder may hold any character.
 PATH = Kind("text or null", lambda value: value is None or isinstance(value, str))
 COUNT = Kind("a whole number of at least 0", _is_count)
 POSITIVE = Kind("a number above 0", _is_positive)
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
+RATES = Kind("rising numbers from 0", _is_rising)
 EPOCHS = Kind("a whole number above 0", lambda value: _is_count(value, least=1))
 #: Stands for every name that an object has.
 EACH = "*"
@@ -65,6 +74,14 @@ STUDY = {
     "versions": OBJECT._replace(required=False),
 }
 
+SWEEP = {
+    "program": TEXT,
+    "settings": {"first_seed": COUNT, "seeds": EPOCHS},
+    "data": {"name": TEXT},
+}
+#: Of each of a sweep's candidates.
+CANDIDATES = {"variant": TEXT, "layers": PATH, "rates": RATES, "learning_rate": POSITIVE}
+
 
 def check(config: Any, path: Path) -> None:
     """Check the content of a study's config.json.
@@ -80,18 +97,40 @@ def check(config: Any, path: Path) -> None:
     Traceback (most recent call last):
     experiments.cli.UserError: config.json: expected the config.json of a study: title is a line...
     """
-    for place, words in chain(_wrong(config, STUDY, ""), _wrong_parts(config)):
+    parts = _wrong_items(config, "parts", STUDY) if "parts" in config else ()
+    for place, words in chain(_wrong(config, STUDY, ""), parts):
         raise UserError(f"{path}: expected the config.json of a study: {place} is {words}")
 
 
-def _wrong_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with the config.json of folders that were joined, if any were."""
-    parts = config.get("parts", [])
-    if not isinstance(parts, list):
-        yield "parts", "a list"
+def check_sweep(config: Any, path: Path) -> None:
+    """Check the content of a sweep's config.json, but for what its candidates have to do with it.
+
+    Args:
+        config: the content.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: naming the first place where something else is expected.
+
+    >>> check_sweep({"program": "experiments.sweep"}, Path("c"))
+    Traceback (most recent call last):
+    experiments.cli.UserError: c: expected the config.json of experiments.sweep: settings is there
+    """
+    candidates = _wrong_items(config, "candidates", CANDIDATES)
+    for place, words in chain(_wrong(config, SWEEP, ""), candidates):
+        raise UserError(f"{path}: expected the config.json of {PROGRAM}: {place} is {words}")
+
+
+def _wrong_items(
+    config: Mapping[str, Any], name: str, wanted: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a list of objects, such as the parts of a study that was joined."""
+    items = config.get(name)
+    if not isinstance(items, list):
+        yield name, "a list"
         return
-    for number, part in enumerate(parts):
-        yield from _wrong(part, STUDY, f"parts[{number}]")
+    for number, item in enumerate(items):
+        yield from _wrong(item, wanted, f"{name}[{number}]")
 
 
 def _wrong(found: Any, wanted: Kind | Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """A study's folder between two starts of the program: whose it is, and what it still lacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from experiments import going_on, run_store
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
-from experiments.going_on import Config, Identity, Kind, Say
+from experiments.going_on import Config, Damaged, Identity, Kind
 from experiments.results import (
     CONFIG,
     FIRST_PREDICTIONS,
@@ -48,12 +48,14 @@ class Left:
         groups: that are to be trained, or trained on.
         timing: whether variants are to be timed.
         test_set: whether the test set is to be written.
+        damaged: files that are to be set aside before anything is written.
     """
 
     records: Records
     groups: list[Group]
     timing: bool
     test_set: bool
+    damaged: Sequence[Damaged]
 
     @property
     def nothing(self) -> bool:
@@ -62,46 +64,59 @@ class Left:
 
 
 def left_in(
-    folder: ResultsFolder, settings: Settings, identity: Identity, width: int, say: Say
+    folder: ResultsFolder,
+    settings: Settings,
+    identity: Identity,
+    width: int,
+    known: Sequence[Damaged] = (),
 ) -> Left:
-    """Return what is left to do, and set aside files that are damaged or another study's.
+    """Return what is left to do; nothing is changed, as the start may still be refused.
 
     Args:
         folder: of the study.
         settings: of the study.
         identity: of its runs.
         width: how many runs train together.
-        say: prints a line; it gets one for each file that is set aside.
+        known: files that are known to be damaged; others are looked for.
     """
+    damaged = list(known)
+
+    def has(name: str) -> bool:
+        return folder.has(name) and folder.path / name not in {each.path for each in damaged}
 
     def wanted(group: Group, epoch: int) -> bool:
         here = group.variant in settings.variants and set(group.seeds) <= set(settings.all_seeds)
         return here and epoch <= settings.epochs
 
-    records = run_store.scan(folder.path, identity, wanted, say)
-    going_on.set_aside_damaged(folder, _readers(folder, records), say)
+    records = run_store.scan(folder.path, identity, wanted, damaged.append)
+    readers = {name: read for name, read in _readers(folder, records).items() if has(name)}
+    damaged += going_on.find_damaged(folder, readers)
+    repeats = whole_repeats(folder, settings) if has(TIMING) else []
     return Left(
         records,
         plan(records, settings.variants, settings.all_seeds, settings.epochs, width),
-        timing=len(whole_repeats(folder, settings)) < settings.timing_repeats,
-        test_set=not folder.has(TEST_SET),
+        timing=len(repeats) < settings.timing_repeats,
+        test_set=not has(TEST_SET),
+        damaged=damaged,
     )
 
 
 def _readers(folder: ResultsFolder, records: Records) -> dict[str, Callable[[], object]]:
-    """Return what reads each file that is kept, or that is made from the run files."""
+    """Return what reads each file that is kept, or that is made from the run files.
 
-    def results() -> None:
-        if folder.read_results() and not records:
-            raise UserError(f"{folder.path / RESULTS}: expected only runs that {RUNS} has, too")
+    Without these, as in a published copy, what was made from them is all that there is of the runs.
+    """
+    made = {RESULTS: folder.read_results} | {
+        name: partial(folder.read_predictions, name) for name in (PREDICTIONS, FIRST_PREDICTIONS)
+    }
+
+    def read_made(name: str) -> None:
+        if made[name]() and not records:
+            raise UserError(f"{folder.path / name}: expected only runs that {RUNS} has, too")
 
     return {
-        RESULTS: results,
+        **{name: partial(read_made, name) for name in made},
         TIMING: folder.read_timing,
-        **{
-            name: partial(folder.read_predictions, name)
-            for name in (PREDICTIONS, FIRST_PREDICTIONS)
-        },
         TEST_SET: folder.read_test_set,
     }
 
@@ -124,8 +139,8 @@ def write_tables(folder: ResultsFolder, settings: Settings, records: Records) ->
     run_store.write_predictions(folder, records, settings.variants, settings.epochs)
 
 
-def finished_config(folder: ResultsFolder, settings: Settings, say: Say) -> dict[str, Any] | None:
-    """Return the config.json of a folder in which nothing is left to do, with these settings.
+def finished(folder: ResultsFolder, settings: Settings) -> tuple[dict[str, Any], Left] | None:
+    """Return what config.json is to say where nothing is left to do, and what there is.
 
     Found out without starting JAX or reading the data, so only where the settings that decide the
     numbers are word for word those of the folder.
@@ -133,7 +148,6 @@ def finished_config(folder: ResultsFolder, settings: Settings, say: Say) -> dict
     Args:
         folder: that may hold a study.
         settings: of the command.
-        say: prints a line; it gets one for each file that is set aside.
 
     Raises:
         UserError: if the folder holds something else, or more than the settings ask for.
@@ -141,11 +155,8 @@ def finished_config(folder: ResultsFolder, settings: Settings, say: Say) -> dict
     config = going_on.config_as_before(folder, STUDY, settings.as_json())
     if config is None or not _is_of_its_runs(folder, config):
         return None
-    left = left_in(folder, settings, identity_of(config), config["seeds_at_once"], say)
-    if not left.nothing:
-        return None
-    write_tables(folder, settings, left.records)
-    return config
+    left = left_in(folder, settings, identity_of(config), config["seeds_at_once"])
+    return (config, left) if left.nothing else None
 
 
 def _is_of_its_runs(folder: ResultsFolder, config: Config) -> bool:
@@ -159,16 +170,15 @@ def _is_of_its_runs(folder: ResultsFolder, config: Config) -> bool:
 
 
 def go_on(
-    folder: ResultsFolder, settings: Settings, config: dict[str, Any], together: Together, say: Say
+    folder: ResultsFolder, settings: Settings, config: dict[str, Any], together: Together
 ) -> tuple[dict[str, Any], Left]:
-    """Return what config.json is to say, and what is left to do.
+    """Return what config.json is to say, and what is left to do; nothing is changed.
 
     Args:
         folder: that may hold a study.
         settings: of the command.
         config: of a study that begins now.
         together: how many runs train together.
-        say: prints a line; it gets one for each file that is set aside.
 
     Raises:
         UserError: if the folder's study has other settings, or was computed with something else and
@@ -178,17 +188,18 @@ def go_on(
     if old is not None and not _is_of_its_runs(folder, old):
         old = None
     before = _most_common(folder) if old is None else identity_of(old)
+    damaged: list[Damaged] = []
     if before is None:
-        going_on.begin_anew(folder, folder.read_results, (RESULTS, TIMING), say)
-        before = new
+        tables = (RESULTS, PREDICTIONS, FIRST_PREDICTIONS, TIMING)
+        damaged, before = going_on.of_unknown(folder, folder.read_results, tables), new
+    elif old is None:
+        damaged = going_on.find_damaged(folder, {CONFIG: partial(_refuse_config, folder)})
     changed = going_on.differences(before.settings, new.settings)
     if old is not None and together.each > 1:  # the first seed trains alone: it has other bits
         first = ({"--first-seed": c["settings"]["first_seed"]} for c in (old, config))
         changed += going_on.differences(*first)
     going_on.refuse(changed, folder.path)
-    if old is None:
-        going_on.set_aside_damaged(folder, {CONFIG: partial(_refuse_config, folder)}, say)
-    left = left_in(folder, settings, before, together.runs, say)
+    left = left_in(folder, settings, before, together.runs, damaged)
     to_compute = bool(left.groups or left.timing)
     return going_on.config_to_write(old, before, config, STUDY, folder.path, to_compute), left
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import study_config
 from experiments.cli import UserError
 from experiments.results import CONFIG, PREDICTIONS, ResultsFolder, agree, are_classes
 from experiments.sweep_results import (
@@ -183,20 +184,20 @@ def _plan(config: dict, path: Path) -> tuple[list[Candidates], range]:
     expected = UserError(f"{path}: expected the config.json of {PROGRAM}")
     if config.get("program") != PROGRAM:
         raise expected
+    study_config.check_sweep(config, path)
+    first, count = config["settings"]["first_seed"], config["settings"]["seeds"]
     try:
-        first, count = config["settings"]["first_seed"], config["settings"]["seeds"]
         candidates = [Candidates(**{**c, "rates": tuple(c["rates"])}) for c in config["candidates"]]
         for c in candidates:
             c.rates.index(c.baseline)
             c.point(c.baseline)
-            if c.layers not in LAYERS or not all(isinstance(r, int | float) for r in c.rates):
+            if c.layers not in LAYERS:
                 raise ValueError(c)
-        seeds = range(first, first + min(count, 2**32))
     except (KeyError, TypeError, ValueError):
         raise expected from None
-    if not seeds or not candidates:
+    if len({(c.variant, c.layers) for c in candidates}) != max(len(candidates), 1):
         raise expected
-    return candidates, seeds
+    return candidates, range(first, first + min(count, 2**32))
 
 
 def _runs(rows: Sequence[SweepRow], path: Path) -> dict[Run, SweepRow]:

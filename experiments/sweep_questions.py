@@ -42,7 +42,19 @@ class CurvePair(NamedTuple):
     @property
     def gain_at_best(self) -> np.ndarray:
         """The same with each model at the rate that the other seeds find best."""
-        treated, plain = (curve.right_at(curve.chosen_by_others) for curve in self)
+        chosen = self.chosen_by_others
+        treated, plain = (curve.right_at(own) for curve, own in zip(self, chosen, strict=True))
+        return treated - plain
+
+    @property
+    def chosen_by_others(self) -> np.ndarray:
+        """Which rates the other seeds find best for each, index ``[models, seeds]``."""
+        return np.stack([curve.chosen_by_others for curve in self])
+
+    @property
+    def gain_at_chosen(self) -> np.ndarray:
+        """The same as `gain_at_best` with each model at the one rate that all seeds choose."""
+        treated, plain = (curve.right[curve.chosen].astype(np.int8) for curve in self)
         return treated - plain
 
     @property
@@ -75,22 +87,28 @@ def at_learning_rates(
         pair = learning_rate_pair(evidence, variants)
         if pair is None:
             continue
-        base = pair.plain.candidates.baseline
-        chosen = np.stack([curve.chosen_by_others for curve in pair])
-        best = tuple(_in_words(*each) for each in zip(pair, chosen, strict=True))
-        for name, rates, data in (
-            (
-                "report's learning rate",
-                (f"{base:g}",) * 2,
+        base, chosen = f"{pair.plain.candidates.baseline:g}", pair.chosen_by_others
+        treated, plain = (rates_in_words(*each) for each in zip(pair, chosen, strict=True))
+        asked = {
+            "report's learning rate": (
+                "at the report's learning rate by {}",
+                condition,
+                (base, base),
                 sweep_data(pair.gain_at_baseline, rules),
             ),
-            ("best learning rates", best, sweep_data(pair.gain_at_best, rules, chosen)),
-        ):
+            "best learning rates": (
+                "with each seed at the learning rates that the others find best, by {}",
+                f"{condition}, at {treated} with batch norm and at {plain} without it",
+                (treated, plain),
+                sweep_data(pair.gain_at_best, rules, chosen),
+            ),
+        }
+        for name, (clause, where, rates, data) in asked.items():
             yield Question(
                 f"{name}, {condition}",
                 f"Is last-epoch test accuracy higher with batch norm at the {name}, {condition}?",
-                f"at the {name} by {{}}",
-                condition,
+                clause,
+                where,
                 _labels(variants, rates),
                 f"{LAST.name} in the sweep",
                 Claim("greater", rules.accuracy_margin),
@@ -98,8 +116,15 @@ def at_learning_rates(
             )
 
 
-def _in_words(curve: RateCurve, chosen: np.ndarray) -> str:
-    return " or ".join(f"{curve.candidates.rates[k]:g}" for k in sorted(set(chosen.tolist())))
+def rates_in_words(curve: RateCurve, chosen: np.ndarray) -> str:
+    """Return every rate that some seed was given.
+
+    Args:
+        curve: of a model.
+        chosen: the index of each seed's rate, ``[seeds]``.
+    """
+    *others, last = (f"{curve.candidates.rates[k]:g}" for k in sorted(set(chosen.tolist())))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _labels(variants: Pair, rates: tuple[str, ...]) -> Pair:
@@ -125,15 +150,14 @@ def _dropout_question(curve: RateCurve, rules: Rules) -> Question:
     rated = np.array([k for k in range(len(candidates.rates)) if k != none])
     best = rated[best_by_others(curve.validation_accuracy[rated])]
     layers = "drop6 and drop7" if candidates.layers == "both" else str(candidates.layers)
-    rate = _in_words(curve, best)
+    rate = rates_in_words(curve, best)
     gain = curve.right_at(best) - curve.right_at_baseline
-    name = f"{layers} at {rate}, {candidates.variant}"
     return Question(
-        name,
+        f"{candidates.variant}, {layers} at {rate}",
         f"With {layers} in {candidates.variant} at the best rate above 0, chosen {BY_OTHERS}: is"
         " test accuracy higher than without dropout?",
-        f"with {name} by {{}}",
-        "",
+        f"of {candidates.variant} by {{}}",
+        f"with {layers} at {rate}",
         (f"{candidates.variant} with {layers} at {rate}", candidates.variant),
         f"{LAST.name} in the sweep",
         Claim("greater", rules.accuracy_margin),

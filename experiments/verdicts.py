@@ -5,8 +5,12 @@ seeds 0 to 9 and 100 to 123, had been seen when they were. `jax_lenet.decisions.
 difference counts. The *family* is every question of the five functions below, 19 in all; their
 tests are corrected together, those that a folder lacks the data for left out. `verdict_of` makes a
 conclusion's verdict from those of what it claims; what is asked beside that is in the family and
-not in the verdict. Questions to a sweep are further evidence: all together a family of their own,
-and no part of any verdict.
+not in the verdict. Questions to a sweep are further evidence, and no part of any verdict. Each kind
+of sweep has a family of its own: the questions of learning rates, conclusion 2's, and those of
+dropout rates, conclusion 3's. Each kind is run, or not, for a question of its own; in one family,
+whether somebody had tried dropout rates would change what is said of learning rates. That rule is
+younger than the others: the learning-rate sweep that docs/results keeps had been seen, and has the
+same family by it; of the dropout sweep that is kept there no answer to a test image had been.
 
 All differences are of two variants from the same seeds, or the same repeats. The test images count
 as a second source of randomness; the training images do not: what is claimed of training accuracy
@@ -60,8 +64,10 @@ class Conclusion:
         subject: with what its sentence begins.
         claimed: what it claims; together they make its verdict.
         beside: what a reader will ask at once and the report does not claim; of the same family.
-        further: evidence from sweeps, which with the other conclusions' is a family of its own.
+        further: evidence from sweeps, all of one kind: a family of its own.
+        note: what its mechanism says to the very words of the claim, as a sentence.
         swept: with what the sentence of the further evidence begins.
+        found: what was looked for there; where it was supported is said last.
         unasked: what the claim leaves open where the folder has no data for it, as a sentence.
     """
 
@@ -71,7 +77,9 @@ class Conclusion:
     claimed: tuple[Question, ...]
     beside: tuple[Question, ...] = ()
     further: tuple[Question, ...] = ()
+    note: str = ""
     swept: str = ""
+    found: str = ""
     unasked: str = ""
 
 
@@ -168,6 +176,7 @@ def too_much_dropout(evidence: Evidence, rules: Rules) -> Conclusion:
         tuple(asked.of(DROPOUT_PAIRS, evidence, rules)),
         further=further,
         swept="dropout at its best rate changes last-epoch test accuracy",
+        found="better than none",
         unasked="" if further else "Which rate is right was not asked: that takes a sweep.",
     )
 
@@ -241,6 +250,7 @@ def slow_start(evidence: Evidence, rules: Rules) -> Conclusion:
         "dropout in two layers changes test accuracy",
         tuple(question for a in asked for question in a.of(DROPOUT_PAIRS, evidence, rules)),
         beside=tuple(caught_up.of(DROPOUT_PAIRS, evidence, rules)),
+        note=mechanisms.who_leads(evidence),
     )
 
 
@@ -298,7 +308,10 @@ def summarize(evidence: Evidence, rules: Rules) -> dict:
 
 
 def _answers(conclusions: Sequence[Conclusion], rules: Rules) -> tuple[list[dict], int]:
-    """Return the conclusions as in summary.json, without mechanisms, and the family's size."""
+    """Return the conclusions as in summary.json, without mechanisms, and the first family's size.
+
+    The claimed and what is beside are one family; each conclusion's further evidence is another.
+    """
     questions = [
         question
         for conclusion in conclusions
@@ -306,22 +319,23 @@ def _answers(conclusions: Sequence[Conclusion], rules: Rules) -> tuple[list[dict
     ]
     verdicts = iter(decide_questions(questions, rules))
     family = sum(question.comparison is not None for question in questions)
-    swept = decide_questions([q for c in conclusions for q in c.further], rules)
-    further_verdicts = iter(swept)
     entries = []
     for conclusion in conclusions:
         claimed = [as_json(q, next(verdicts), family, "claimed") for q in conclusion.claimed]
         beside = [as_json(q, next(verdicts), family, "beside") for q in conclusion.beside]
+        swept = decide_questions(conclusion.further, rules)
         further = [
-            as_json(question, next(further_verdicts), len(swept), "further")
-            for question in conclusion.further
+            as_json(question, verdict, len(swept), "further")
+            for question, verdict in zip(conclusion.further, swept, strict=True)
         ]
         entry = {
             "number": conclusion.number,
             "claim": conclusion.claim,
             "verdict": verdict_of([part["verdict"] for part in claimed]),
             "subject": conclusion.subject,
+            "note": conclusion.note,
             "swept": conclusion.swept,
+            "found": conclusion.found,
             "unasked": conclusion.unasked,
             "parts": [*claimed, *beside, *further],
         }

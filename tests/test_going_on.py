@@ -17,11 +17,9 @@ from experiments import ablate, cli, environment, figures, page, run_store, stud
 from experiments.ablate_settings import Settings
 from experiments.going_on import Identity
 from experiments.kept_state import state_arrays
-from experiments.lock import one_writer
 from experiments.progress import Display
 from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
 from experiments.settings import StudySettings
-from jax_lenet import load
 from jax_lenet.ensemble import compile_programs
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +41,7 @@ def compiled():
     return {}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, compiled, as_for_users):
+def be_quick(monkeypatch, compiled):
     """Compile each program once for all tests, and draw nothing."""
 
     def compile_once(model, train, test, **options):
@@ -56,6 +53,11 @@ def quick(monkeypatch, compiled, as_for_users):
     monkeypatch.setattr(study, "compile_programs", compile_once)
     monkeypatch.setattr(figures, "draw", lambda *args, **kwargs: None)
     monkeypatch.setattr(page, "write", lambda *args: None)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, compiled, as_for_users):
+    be_quick(monkeypatch, compiled)
 
 
 def run(out, *arguments):
@@ -288,103 +290,6 @@ def test_a_finished_folder_is_drawn_again_with_other_versions_installed(finished
     assert json.loads((finished / "config.json").read_text())["versions"] == before
 
 
-# Refusals
-
-
-REFUSED = [
-    (("--batch-size", 64), ["--batch-size: the folder has 32, not 64"]),
-    (("--learning-rate", 0.05), ["--learning-rate: the folder has 0.1, not 0.05"]),
-    (("--train-size", 128), ["--train-size: the folder has 256, not 128"]),
-    (("--precision", "high"), ["--precision: the folder has highest, not high"]),
-    (("--seeds-at-once", 2), ["--seeds-at-once: the folder has 1, not 2"]),
-    (("--epochs", 1), ["--epochs: the folder has 2, not 1 (more can be added)"]),
-    (("--seeds", 1), ["--seeds: the folder has 2, not 1 (more can be added)"]),
-    (("--first-seed", 1), ["--first-seed: the folder has 0, not 1 (more can be added)"]),
-    (
-        ("--variants", "LeNet"),
-        ["--variants: the folder has LeNet LeNet_BN_Dropout, not LeNet (more can be added)"],
-    ),
-    (
-        ("--batch-size", 16, "--learning-rate", 0.2, "--seeds", 3),
-        [
-            "--batch-size: the folder has 32, not 16",
-            "--learning-rate: the folder has 0.1, not 0.2",
-        ],
-    ),
-]
-
-
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize(("arguments", "messages"), REFUSED)
-def test_other_settings_are_refused_by_name_with_both_values(
-    arguments, messages, undisturbed, capsys
-):
-    before = content(undisturbed)
-    assert run(undisturbed, *STUDY, *arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == (
-        f"ablate: {'; '.join(messages)}; --overwrite starts {undisturbed} anew, --out names another"
-        " folder"
-    )
-    assert content(undisturbed) == before
-
-
-def test_another_version_is_refused_by_name_while_something_is_left(finished, monkeypatch, capsys):
-    versions = environment.versions()
-    monkeypatch.setattr(environment, "versions", lambda *args: versions | {"jax": "99"})
-    before = content(finished)
-    assert run(finished, *STUDY, "--seeds", 3) == 2
-    assert f"jax: the folder has {versions['jax']}, not 99;" in capsys.readouterr().err
-    assert content(finished) == before
-
-
-def test_other_data_are_refused_by_their_checksums(finished, monkeypatch, capsys):
-    facts = environment.data_facts(load("mnist_sample", train_size=256))
-    ((name, file),) = facts["files"].items()
-    other = facts | {"files": {name: file | {"sha256": "0f"}}}
-    monkeypatch.setattr(environment, "data_facts", lambda data: other)
-    before = content(finished)
-    assert run(finished, *STUDY, "--seeds", 3) == 2
-    message = f"SHA-256 of {name}: the folder has {file['sha256']}, not 0f;"
-    assert message in capsys.readouterr().err
-    assert content(finished) == before
-
-
-def test_another_first_seed_is_refused_where_the_others_train_together(tmp_path, capsys):
-    several = ("--variants", "LeNet", "--epochs", 1, "--seeds-at-once", 2)
-    assert run(tmp_path, *several, "--first-seed", 1, "--seeds", 1) == 0
-    assert run(tmp_path, *several, "--first-seed", 0, "--seeds", 2) == 2
-    assert "--first-seed: the folder has 1, not 0" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("program", ["experiments.sweep", "experiments.torch_baseline"])
-def test_another_programs_folder_is_refused(finished, program, capsys):
-    config = json.loads((finished / "config.json").read_text())
-    (finished / "config.json").write_text(json.dumps(config | {"program": program}))
-    assert run(finished, *STUDY) == 2
-    error = capsys.readouterr().err
-    assert f"program: the folder has {program}, not experiments.ablate;" in error
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", '{"name": "a web page"}', "{"])
-def test_a_config_json_that_is_not_ours_is_refused_and_stays(text, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(text)
-    assert run(tmp_path, *STUDY) == 2
-    assert "expected" in capsys.readouterr().err
-    assert (tmp_path / "config.json").read_text() == text
-
-
-def test_a_second_program_on_the_folder_is_refused_with_the_firsts_number(finished, capsys):
-    before = content(finished)
-    with one_writer(finished):
-        assert run(finished, *STUDY) == 2
-    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
-    assert content(finished) == before
-
-
 def test_overwrite_starts_anew_with_other_settings(finished, trained):
     (finished / "notes.txt").write_text("the user's")
     arguments = ("--variants", "LeNet", "--seeds", 1, "--epochs", 1, "--batch-size", 16)
@@ -443,6 +348,15 @@ def test_a_damaged_file_is_named_set_aside_and_made_again(
     assert len(trained) == epochs
 
 
+#: What is made of the run files; without these, it is all that is left of the runs.
+OF_RUNS = ("results.csv", FIRST_PREDICTIONS, PREDICTIONS)
+
+
+def assert_set_aside(folder, before, of_names):
+    for name in of_names:
+        assert (folder / f"{name}.damaged-1").read_bytes() == (before / name).read_bytes()
+
+
 @pytest.mark.parametrize("name", ["config.json", "results.csv", "predictions.npz", "runs"])
 def test_a_file_that_is_gone_is_made_again(name, finished, undisturbed, trained):
     path = finished / name
@@ -450,6 +364,9 @@ def test_a_file_that_is_gone_is_made_again(name, finished, undisturbed, trained)
     assert run(finished, *STUDY) == 0
     assert len(trained) == (EPOCHS if name == "runs" else 0)
     assert numbers(finished) == numbers(undisturbed)
+    kept = OF_RUNS if name == "runs" else ()
+    assert {path.name for path in finished.glob("*.damaged-*")} == {f"{n}.damaged-1" for n in kept}
+    assert_set_aside(finished, undisturbed, kept)
 
 
 def test_without_config_json_the_run_files_tell_the_settings(finished, capsys):
@@ -464,6 +381,7 @@ def test_nothing_is_kept_of_which_nothing_tells_what_it_is(finished, undisturbed
     assert run(finished, *STUDY) == 0
     assert len(trained) == EPOCHS
     said = capsys.readouterr().out
-    assert "config.json is now config.json.damaged-1" in said
-    assert "results.csv is now results.csv.damaged-1" in said
+    for name in ("config.json", *OF_RUNS):
+        assert f"{name} is now {name}.damaged-1" in said
+    assert_set_aside(finished, undisturbed, OF_RUNS)
     assert numbers(finished) == numbers(undisturbed)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import lock
-from experiments.cli import UserError
+from experiments import durable, lock
+from experiments.cli import StorageError, UserError
 from experiments.lock import one_writer
 from tests.faults import FaultyDisk, faulty, names
 
@@ -158,3 +158,44 @@ def test_a_folder_that_vanishes_ends_the_lock_quietly(tmp_path):
         (tmp_path / "results").rename(tmp_path / "elsewhere")
     with one_writer(tmp_path / "results"):
         pass
+
+
+def test_a_folder_that_has_taken_the_place_of_another_is_left_alone(tmp_path):
+    folder, moved = tmp_path / "results", tmp_path / "moved"
+    with one_writer(folder):
+        durable.write(folder / "own", b"1")
+        folder.rename(moved)
+        with pytest.raises(StorageError, match="No such file or directory"):
+            durable.write(folder / "own", b"2")
+        with pytest.raises(StorageError, match="No such file or directory"):
+            durable.make_folder(folder)
+        assert not folder.exists()
+        with another_program(folder) as process:
+            with pytest.raises(StorageError, match="another folder has taken this one's place"):
+                durable.write(folder / "own", b"2")
+            with pytest.raises(StorageError, match="another folder has taken this one's place"):
+                durable.make_folder(folder / "runs")
+            assert names(folder) == [".lock", ".lock.pid"]
+            durable.write(tmp_path / "beside", b"3")
+            holder = (folder / lock.HOLDER).read_text()
+            assert holder == f"{process.pid}\n"
+    assert names(folder) == [".lock", ".lock.pid"]  # the other's
+    assert (moved / "own").read_bytes() == b"1"
+
+
+def test_a_folder_that_is_moved_and_comes_back_is_written_on(tmp_path):
+    folder, moved = tmp_path / "results", tmp_path / "moved"
+    with one_writer(folder):
+        folder.rename(moved)
+        moved.rename(folder)
+        durable.write(folder / "own", b"1")
+    assert names(folder) == ["own"]
+
+
+def test_no_link_in_the_number_s_place_is_followed(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / lock.HOLDER).symlink_to("notes")
+    with one_writer(tmp_path):
+        assert (tmp_path / lock.HOLDER).read_text() == f"{os.getpid()}\n"
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert names(tmp_path) == ["notes"]

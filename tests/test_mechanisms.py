@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shlex
 from dataclasses import replace
 
 import jax
@@ -12,29 +11,25 @@ import pytest
 from flax import linen as nn
 from scipy import optimize, special, stats
 
-from experiments import cli, sweep
 from experiments.mechanisms import (
-    SWEEP_COMMAND,
     floor_of_loss,
-    gain_by_learning_rate,
     loss_floor,
     made_of,
     order_of_layers,
     reach_of_dropout,
     where_time_goes,
+    who_leads,
 )
 from jax_lenet import VARIANTS
 from jax_lenet.decisions import Rules
 from jax_lenet.layers import Dropout
 from tests.simulated import (
     BOTH,
-    LEARNING_RATES,
     LOSSES,
     Truth,
     drawn_evidence,
     evidence_of,
     write,
-    write_sweep,
 )
 
 TRUTH = Truth(
@@ -227,34 +222,26 @@ def test_one_epoch_has_no_gain_to_take_apart(study):
     assert found["text"] == "Not computed: one epoch is the first and the last."
 
 
-def test_without_a_sweep_the_words_are_a_command_that_its_program_takes(study):
-    text = gain_by_learning_rate(evidence_of(study))["text"]
-    assert f"`{SWEEP_COMMAND}`" in text
-    arguments = shlex.split(SWEEP_COMMAND)[3:]
-    settings = cli.parse(sweep.Settings, "sweep", arguments)
-    settings.check()
-    assert settings.learning_rates == (0.003, 0.01, 0.03, 0.1, 0.3)
-
-
-def test_a_sweep_shows_the_gain_at_the_reports_rate_and_at_each_models_best(tmp_path):
-    folder = write(tmp_path / "r", TRUTH)
-    best = {(0, 0.003): 0.9, (0, 0.01): 0.97, (0, 0.1): 0.98}
-    best |= {(1, 0.003): 0.96, (1, 0.01): 0.985, (1, 0.1): 0.975}
-    write_sweep(
-        folder.path / "sweeps" / "1",
-        LEARNING_RATES,
-        lambda point: best[point.batch_norm, point.learning_rate],
-        data={"test": 200},
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        # Behind all the time, least at the end; ahead from the middle on; ahead at first alone.
+        (-0.05, -0.01, "0 of 3 epochs with batch norm: its larger gain is that of its low start."),
+        (-0.01, 0.07, "2 of 3 epochs with batch norm."),
+        (0.05, -0.07, "1 of 3 epochs with batch norm."),
+    ],
+)
+def test_who_leads_and_whether_the_start_is_all_the_gain_is_told(first, last, words):
+    dropout = ("LeNet_noBN_Dropout", BOTH)
+    steady = Truth(seeds=3, scatter=1e-4, start_scatter=1e-4, own=0.0)
+    effects = {name: dict.fromkeys(dropout, of) for name, of in (("first", first), ("last", last))}
+    told = who_leads(drawn_evidence(replace(steady, **effects), 0))
+    count = words[:1]
+    assert told == (
+        f"In mean test accuracy dropout is ahead in {count} of 3 epochs without batch norm and"
+        f" {words}"
     )
-    found = gain_by_learning_rate(evidence_of(folder))
-    numbers = found["numbers"]
-    assert numbers["gain_at_report_rate"] == pytest.approx(1.5, abs=0.1)
-    assert numbers["gain_at_best_rates"] == pytest.approx(0.5, abs=0.1)
-    assert numbers["best_rate"] == {"with batch norm": 0.01, "without batch norm": 0.1}
-    assert numbers["gain_by_rate"]["0.1"] == pytest.approx(-0.5, abs=0.1)
-    assert "0.01 with batch norm and 0.1 without batch norm" in found["text"]
-    assert "Without batch norm the highest rate tried was chosen; one beyond" in found["text"]
-    assert "With batch norm the" not in found["text"]
-    told = [float(x) for x in re.findall(r"([+-]\d+\.\d\d) points", found["text"])]
-    assert told[0] == round(numbers["gain_at_report_rate"], 2)
-    assert told[1] == round(numbers["gain_at_best_rates"], 2)
+
+
+def test_with_one_epoch_nobody_leads(study):
+    assert who_leads(replace(evidence_of(study), epochs=1)) == ""

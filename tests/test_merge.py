@@ -129,18 +129,33 @@ def test_what_was_joined_can_be_joined_with_more(base, undrawn):
     assert sorted({row.seed for row in rows}) == [0, 1, 2, 3, 4, 7, 8]
 
 
-def test_runs_that_are_not_finished_are_left_out_and_counted(base, capsys, undrawn):
+# As a study leaves its last run that is stopped before it, in it, or between two of its files.
+@pytest.mark.parametrize(
+    ("epochs", "lacking"), [(0, PREDICTED), (2, PREDICTED), (3, PREDICTED), (3, PREDICTED[:1])]
+)
+def test_runs_of_a_study_that_was_stopped_are_left_out_and_counted(
+    base, capsys, undrawn, epochs, lacking
+):
     part = ResultsFolder(base / "b")
-    rows = [r for r in part.read_results() if (r.variant, r.seed, r.epoch) != ("LeNet", 4, 3)]
-    part.write_results(rows)
-    for file in PREDICTED:
+    rows = part.read_results()
+    part.write_results(
+        row for row in rows if (row.variant, row.seed) != ("LeNet", 4) or row.epoch <= epochs
+    )
+    for file in lacking:
         said = part.read_predictions(file)
         part.write_predictions(said | {"LeNet": said["LeNet"][:2]}, file)
+    before = {path.name: path.read_bytes() for path in part.path.iterdir()}
     assert run(base / "a", base / "b", "--out", base / "out") == 0
-    assert "17 runs, seeds 2-4; 1 unfinished left out" in capsys.readouterr().out
-    rows = ResultsFolder(base / "out").read_results()
-    assert ("LeNet", 4) not in {(row.variant, row.seed) for row in rows}
-    assert len(rows) == 3 * (30 - 1)
+    screen = capsys.readouterr().out
+    assert (
+        f"{base / 'b'}: 17 of 18 runs, seeds 2-4; the others lack epochs or predictions: the"
+        " command that made the folder goes on with them\n"
+    ) in screen
+    assert f"{base / 'a'}: 12 runs, seeds 0-1\n" in screen
+    joined = ResultsFolder(base / "out").read_results()
+    assert ("LeNet", 4) not in {(row.variant, row.seed) for row in joined}
+    assert len(joined) == 3 * (30 - 1)
+    assert {path.name: path.read_bytes() for path in part.path.iterdir()} == before
 
 
 def test_times_of_another_machine_are_no_repeats_of_these(base, capsys, undrawn):

@@ -122,6 +122,20 @@ def test_undecided_parts_say_how_many_seeds_would_decide_or_that_none_will(study
     assert "More than 1,000 seeds would be needed" in text
 
 
+def test_seeds_needed_claim_no_more_digits_than_they_have(small):
+    folder, config, summary = small
+    summary["verdicts"][1]["parts"][0] |= {"verdict": UNDECIDED, "seeds_needed": 276}
+    assert "A new run of about 280 seeds would decide it." in read(folder, config, summary).text
+
+
+def test_a_verdict_whose_parts_differ_says_so_beside_the_badge(study):
+    answers = page.render(*study).split('class="answers"')[1].split("</ol>")[0]
+    fourth = Reader("<p>" + answers.split("<li")[4]).text
+    assert "contradicted as a whole: 1 of 2 parts contradicted, 1 supported" in fourth
+    fifth = Reader("<p>" + answers.split("<li")[5]).text  # all of whose parts are undecided
+    assert "as a whole" not in fifth
+
+
 def test_evidence_that_does_not_count_is_set_apart(study):
     article = page.render(*study).split('id="conclusion-2"')[1].split("</article>")[0]
     before, after = article.split("Further evidence")

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.results import ResultsFolder
+from experiments.sentences import difference, signed
+from experiments.summary import curves_of
 from jax_lenet import VARIANTS
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +56,7 @@ def speed_rows(benchmark):
             f"`{ours['variant']}`",
             f"{ours['train_seconds']:.2f} s",
             ratio(torch["train"]),
+            f"{torch['train']['fastest']:.2f}",
             ratio(flax["train"]),
             f"{ours['test_seconds']:.3f} s",
             ratio(torch["test"]),
@@ -104,6 +108,26 @@ def test_the_tables_of_speed_are_those_of_the_kept_benchmark(rows_of):
         assert line in README.splitlines()
 
 
+def test_what_it_says_of_speed_is_the_kept_benchmarks():
+    text = " ".join(README.split())
+    ours, torch = (row for row in BENCHMARK["rows"][:2])
+    products = [profile["product"] for profile in BENCHMARK["profiles"]]
+    many = BENCHMARK["scaling"][0]
+    study = BENCHMARK["study"]
+    first = study["first_result_seconds"]
+    for said in (
+        f"each turn in a process of its own, {ours['ratio_to_torch']['train']['n']} rounds",
+        f"commit {BENCHMARK['commit'][:7]})",
+        f"took {min(torch['train_turns']):.1f} s to {max(torch['train_turns']):.1f} s",
+        f"In {min(products):.0%} to {max(products):.0%} of our epochs' time",
+        f"{many['train_images']:,} images, {many['ratio_to_torch']['n']} rounds",
+        f"first epoch after {first['cold']:.1f} s, or {first['warm']:.1f} s",
+        f"takes {study['peak_rss_bytes'] / 1e9:.2f} GB",
+    ):
+        assert said in text
+    assert BENCHMARK["commit"] == BENCHMARK["commit_at_the_end"]
+
+
 def cell(interval, by, unit):
     """Mean ± half of its interval, which is symmetric about it."""
     half = (interval["high"] - interval["low"]) / 2
@@ -144,6 +168,37 @@ def test_what_it_says_of_wrong_labels_and_learning_rates_is_the_kept_studys():
     without, treated = best["without batch norm"], best["with batch norm"]
     chosen = f"The validation images choose {without:g} without and {treated:g} with batch norm"
     assert chosen in " ".join(README.split())
+
+
+def test_what_it_says_of_the_learning_rates_share_of_the_gain_is_the_kept_studys():
+    summary = json.loads((ROOT / "docs" / "results" / "summary.json").read_text(encoding="utf-8"))
+    numbers = summary["verdicts"][1]["mechanism"]["numbers"]
+    lost = difference({"unit": "points", **numbers["report_rates_less_best_rates"]})
+    exactly = signed(numbers["gain_at_chosen_rates"], "points")
+    rates = [float(rate) for rate in numbers["gain_by_rate"]]
+    text = " ".join(README.split())
+    assert f"with each seed at the rates that the others find best, is {lost}." in text
+    assert f"At exactly these two the gain is {exactly} points" in text
+    assert len(rates) == 9
+    assert (
+        f"of nine from {min(rates):g} to {max(rates):g}, up to which the grid was widened" in text
+    )
+
+
+def test_what_it_says_of_the_slowest_run_is_the_kept_studys():
+    folder = ResultsFolder(ROOT / "docs" / "results")
+    curves = {c.variant: c for c in curves_of(folder.read_results(), 10)}
+    plain, dropout = curves["LeNet"], curves["LeNet_noBN_Dropout"]
+    *_, next_slowest, slowest = np.argsort(plain.total_seconds)
+    first, second = (plain.total_seconds[run] for run in (slowest, next_slowest))
+    medians = [np.median(c.total_seconds) for c in (dropout, plain)]
+    others = np.delete(plain.total_seconds, slowest)
+    assert plain.total_seconds.mean() > dropout.total_seconds.mean() > others.mean()
+    assert (
+        f"One run of `LeNet`, seed {plain.seeds[slowest]}, took {first:.1f} s, the next slowest"
+        f" {second:.1f} s: without it `LeNet` would not look slower than `LeNet_noBN_Dropout`,"
+        f" whose median is {medians[0]:.1f} s to its {medians[1]:.1f} s."
+    ) in " ".join(README.split())
 
 
 def test_every_file_and_variant_that_it_names_exists():

@@ -109,7 +109,7 @@ def test_what_is_no_sweep_is_refused(tmp_path, capsys):
 
 def test_a_folder_of_the_pytorch_program_has_verdicts_as_far_as_it_goes(tmp_path):
     folder = write(tmp_path / "r", replace(STUDY, repeats=0))
-    for name in ("predictions.npz", "test_set.npz"):
+    for name in ("predictions.npz", "first_predictions.npz", "test_set.npz"):
         (folder.path / name).unlink()
     assert run(folder.path) == 0
     assert {entry["verdict"] for entry in summary_of(folder)["verdicts"]} == {"undecided"}

@@ -72,53 +72,6 @@ def test_predictions_and_test_set_are_read_back_as_written(folder):
         np.testing.assert_array_equal(found, written)
 
 
-KEPT = ("predictions.npz", "sweep.csv", "config.json")
-SWEEPS = [
-    dict(zip(KEPT, content, strict=True)) for content in ((b"0", b"2", b"1"), (b"5", b"4", b"3"))
-]
-
-
-def test_a_crash_while_a_sweep_is_replaced_leaves_none_that_is_half_another(folder):
-    """Whatever operation is the last: where config.json is, by which it is found, all is its."""
-    folder.write_sweeps(SWEEPS[:1])
-    with faulty(FaultyDisk()) as disk:
-        folder.write_sweeps(SWEEPS[1:])
-    for crash in crashes(len(disk.operations)):
-        folder.write_sweeps(SWEEPS[:1])
-        with faulty(crash):
-            folder.write_sweeps(SWEEPS[1:])
-        kept = folder.path / "sweeps" / "1"
-        if (kept / "config.json").exists():
-            found = {name: (kept / name).read_bytes() for name in KEPT}
-            assert found in SWEEPS
-
-
-def test_kept_sweeps_are_replaced_as_a_whole_and_go_when_results_are_overwritten(folder):
-    folder.write_sweeps(SWEEPS)
-    assert (folder.path / "sweeps" / "2" / "sweep.csv").read_bytes() == b"4"
-    folder.write_sweeps(SWEEPS[1:])
-    assert [path.name for path in (folder.path / "sweeps").iterdir()] == ["1"]
-    assert (folder.path / "sweeps" / "1" / "config.json").read_bytes() == b"3"
-    ResultsFolder.create(folder.path, overwrite=True)
-    assert names(folder.path) == []
-
-
-def test_a_sweep_that_is_there_already_is_not_written_again(folder):
-    folder.write_sweeps(SWEEPS)
-    with faulty(FaultyDisk()) as disk:
-        folder.write_sweeps(SWEEPS)
-    assert disk.operations == []
-
-
-def test_what_is_not_a_sweeps_stays_where_sweeps_are_replaced_or_overwritten(folder):
-    folder.write_sweeps(SWEEPS)
-    (folder.path / "sweeps" / "2" / "notes.txt").write_text("mine")
-    folder.write_sweeps([])
-    assert names(folder.path / "sweeps" / "2") == ["notes.txt"]
-    ResultsFolder.create(folder.path, overwrite=True)
-    assert names(folder.path / "sweeps" / "2") == ["notes.txt"]
-
-
 def test_no_temporary_file_is_left(folder):
     folder.write_results([ROW])
     folder.write_config({"a": 1})

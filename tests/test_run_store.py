@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import npz, run_store
+from experiments import going_on, npz, run_store
 from experiments.cli import UserError
 from experiments.going_on import Identity
 from experiments.kept_state import DamagedError
@@ -233,7 +233,9 @@ def test_a_file_of_another_version_is_named_with_both_versions(folder):
 
 
 def scan(folder, said, wanted=wanted):
-    return run_store.scan(folder, IDENTITY, wanted, said.append)
+    return run_store.scan(
+        folder, IDENTITY, wanted, lambda damaged: going_on.set_aside([damaged], said.append)
+    )
 
 
 def test_sound_files_are_found_and_other_names_are_left_alone(folder):

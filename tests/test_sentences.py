@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.sentences import ORDER, difference, sentence, tally
+from experiments.sentences import ORDER, about, difference, sentence, tally
 
 
 def part(verdict="supported", **changes):
@@ -31,7 +31,9 @@ def entry(verdict, *parts):
     return {
         "verdict": verdict,
         "subject": "it changes accuracy",
+        "note": "",
         "swept": "the best rate changes accuracy",
+        "found": "",
         "unasked": "",
         "parts": list(parts),
     }
@@ -50,9 +52,9 @@ MIXED = entry(
 
 def test_parts_with_different_verdicts_are_counted_and_labelled():
     assert sentence(MIXED) == (
-        "Contradicted as a whole (1 of 4 parts contradicted, 1 supported,"
-        " 1 with no practical difference, 1 undecided): it changes accuracy"
-        " at the last epoch by +0.96 points [+0.85, +1.07] without dropout and"
+        "Contradicted as a whole, since the worst part decides"
+        " (1 of 4 parts contradicted, 1 supported, 1 with no practical difference, 1 undecided):"
+        " it changes accuracy at the last epoch by +0.96 points [+0.85, +1.07] without dropout and"
         " -0.50 points [-0.60, -0.40] with dropout (contradicted);"
         " at the first epoch by +0.02 points [-0.05, +0.08] without dropout"
         " (no practical difference) and +0.30 points [-0.20, +0.80] with both"
@@ -121,6 +123,58 @@ def test_what_a_sweep_says_comes_after_with_its_own_basis_and_verdict():
     )
 
 
+def swept(*verdicts, **changes):
+    return [
+        part(answer, role="further", n=8, condition=f"at {number}", compared=[f"{number}", "none"])
+        | changes
+        for number, answer in enumerate(verdicts)
+    ]
+
+
+@pytest.mark.parametrize("answer", ORDER)
+def test_a_verdict_that_all_of_a_sweep_has_is_told_once(answer):
+    told = sentence(entry("supported", part(), *swept(answer, answer))).partition("in it: ")[2]
+    assert told == (
+        "the best rate changes accuracy at the last epoch by +0.96 points [+0.85, +1.07] at 0 and"
+        f" +0.96 points [+0.85, +1.07] at 1 (verdict of each: {answer}, 95% intervals, 8 seeds)."
+    )
+
+
+def test_what_would_decide_all_of_a_sweep_is_told_once():
+    parts = swept("undecided", "undecided", seeds_needed=276)
+    assert (
+        "(verdict of each: undecided; a new run of about 280 seeds would decide it, 95% intervals,"
+        in sentence(entry("supported", part(), *parts))
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        (("undecided", "contradicted", "no practical difference"), "No rate was found better."),
+        (("undecided", "supported"), "Better: 1."),
+        (("supported",) * 3, "Better: 0, 1 and 2."),
+    ],
+)
+def test_where_a_sweep_found_what_was_looked_for_follows_from_its_verdicts(verdicts, words):
+    told = entry("supported", part(), *swept(*verdicts)) | {"found": "better"}
+    assert sentence(told).endswith(f" seeds). {words}")
+    without = entry("supported", part()) | {"found": "better"}
+    assert "etter" not in sentence(without)
+
+
+def test_what_a_mechanism_says_of_the_claim_comes_before_what_a_sweep_says():
+    told = sentence(entry("supported", part(), *swept("undecided")) | {"note": "It leads nowhere."})
+    assert "(95% intervals, 10 seeds). It leads nowhere. A sweep, which has no part in" in told
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(8, "8"), (99, "99"), (101, "110"), (276, "280"), (1234, "1,300")]
+)
+def test_seeds_needed_are_rounded_up_to_what_is_known_of_them(number, words):
+    assert about(number) == words
+
+
 def test_ratios_are_percent_more_or_less():
     ratio = part(unit="ratio", estimate=1.173, low=1.161, high=0.985, n_of="repeats", n=12)
     assert "by +17.3% [+16.1, -1.5] without" in sentence(entry("supported", ratio))
@@ -149,7 +203,7 @@ def test_where_all_is_undecided_for_one_reason_it_is_told_once_with_what_would_d
     assert sentence(entry("undecided", *parts)) == (
         "Undecided: it changes accuracy at the last epoch by +0.96 points [-0.10, +1.07] at 17 and"
         " +0.96 points [-0.10, +1.07] at 1234, since the interval holds zero; a new run of about"
-        " 1,234 seeds would decide it (95% intervals, 10 seeds)."
+        " 1,300 seeds would decide it (95% intervals, 10 seeds)."
     )
 
 

@@ -6,8 +6,10 @@ import pytest
 from experiments.cli import UserError
 from experiments.evidence import Evidence
 from experiments.questions import as_json
+from experiments.sentences import difference
 from experiments.sweep_files import Outcome, SweepFolder, read
 from experiments.sweep_questions import at_dropout_rates
+from experiments.sweep_results import Candidates
 from tests.simulated import (
     AS_CLAIMED,
     DROPOUT_RATES,
@@ -30,7 +32,7 @@ def test_without_a_sweep_nothing_but_the_parts_counts(tmp_path):
     assert all(part["role"] != "further" for part in parts_of(summary))
 
 
-def test_sweeps_are_further_evidence_in_a_family_of_its_own(tmp_path):
+def test_sweeps_are_further_evidence_in_a_family_for_each_kind(tmp_path):
     folder = write(tmp_path / "r", AS_CLAIMED)
     best = {(0, 0.003): 0.95, (0, 0.01): 0.97, (0, 0.1): 0.985}
     best |= {(1, 0.003): 0.97, (1, 0.01): 0.98, (1, 0.1): 0.985}
@@ -54,9 +56,9 @@ def test_sweeps_are_further_evidence_in_a_family_of_its_own(tmp_path):
     tuned = part_of(summary, 2, "best learning rates, without dropout")
     assert tuned["estimate"] == pytest.approx(0.0, abs=0.1)
     assert tuned["compared"] == ["LeNet_BN_noDropout at 0.1", "LeNet at 0.1"]
-    drop6 = part_of(summary, 3, "drop6 at 0.2, LeNet")
-    assert (drop6["verdict"], drop6["family"]) == ("supported", 4)
-    both = part_of(summary, 3, "drop6 and drop7 at 0.2, LeNet")
+    drop6 = part_of(summary, 3, "LeNet, drop6 at 0.2")
+    assert (drop6["verdict"], drop6["family"]) == ("supported", 2)
+    both = part_of(summary, 3, "LeNet, drop6 and drop7 at 0.2")
     assert both["verdict"] == "contradicted"
     assert both["estimate"] == pytest.approx(-0.5, abs=0.1)
     further = [part for part in parts_of(summary) if part["role"] == "further"]
@@ -68,8 +70,51 @@ def test_sweeps_are_further_evidence_in_a_family_of_its_own(tmp_path):
         for place in (1, 2)
     )
     assert norm.startswith("batch norm changes last-epoch test accuracy at the report's learning")
-    assert "; at the best learning rates by " in norm
-    assert "dropout at its best rate changes last-epoch test accuracy with drop6 at 0.2," in drop
+    best = "; with each seed at the learning rates that the others find best, by "
+    assert best in norm
+    assert (
+        "without dropout, at 0.1 with batch norm and at 0.1 without it" in norm.partition(best)[2]
+    )
+    told = "dropout at its best rate changes last-epoch test accuracy of LeNet by "
+    assert drop.startswith(f"{told}{difference(drop6)} with drop6 at 0.2 (supported) and ")
+    assert drop.count("of LeNet") == 1
+    assert drop.endswith(" 8 seeds). Better than none: LeNet with drop6 at 0.2.")
+
+
+def test_a_sweep_of_one_kind_changes_nothing_that_is_said_of_the_other(tmp_path):
+    folder = write(tmp_path / "r", Truth(seeds=2))
+    # The gain is small beside what runs scatter by: a family of four would raise its p.
+    write_sweep(
+        folder.path / "sweeps" / "1",
+        LEARNING_RATES,
+        lambda point: 0.97 + 0.0005 * point.batch_norm,
+    )
+    before = summary_of(folder)["verdicts"]
+    write_sweep(folder.path / "sweeps" / "2", DROPOUT_RATES, lambda point: 0.9)
+    after = summary_of(folder)["verdicts"]
+    assert after[1] == before[1]
+    assert [part["family"] for part in after[1]["parts"] if part["role"] == "further"] == [2, 2]
+    assert after[2] != before[2]
+
+
+def test_where_no_rate_is_better_the_sweep_says_its_verdict_once_and_ends_with_that(tmp_path):
+    folder = write(tmp_path / "r", Truth(seeds=2))
+    candidates = [
+        Candidates(variant, layers, (0.0, 0.2, 0.5), 0.01)
+        for variant in ("LeNet", "LeNet_BN_noDropout")
+        for layers in ("drop6", "drop7")
+    ]
+    write_sweep(folder.path / "sweeps" / "1", candidates, lambda p: 0.95 - (p.drop6 + p.drop7) / 20)
+    entry = summary_of(folder)["verdicts"][2]
+    told = entry["sentence"].partition(" A sweep, which has no part in it: ")[2]
+    parts = [difference(part) for part in entry["parts"] if part["role"] == "further"]
+    assert told == (
+        "dropout at its best rate changes last-epoch test accuracy"
+        f" of LeNet by {parts[0]} with drop6 at 0.2 and {parts[1]} with drop7 at 0.2;"
+        f" of LeNet_BN_noDropout by {parts[2]} with drop6 at 0.2 and {parts[3]} with drop7 at 0.2"
+        " (verdict of each: contradicted, 95% intervals, 8 seeds)."
+        " No rate was found better than none."
+    )
 
 
 def test_validation_and_not_test_accuracy_chooses_the_rates(tmp_path):
@@ -90,7 +135,7 @@ def test_validation_and_not_test_accuracy_chooses_the_rates(tmp_path):
         tested=lambda point: norm[point.learning_rate][1 + point.batch_norm],
     )
     summary = summary_of(folder)
-    drop6 = part_of(summary, 3, "drop6 at 0.2, LeNet")
+    drop6 = part_of(summary, 3, "LeNet, drop6 at 0.2")
     assert drop6["estimate"] == pytest.approx(-0.5, abs=0.1)
     tuned = part_of(summary, 2, "best learning rates, without dropout")
     assert tuned["compared"] == ["LeNet_BN_noDropout at 0.003", "LeNet at 0.003"]
@@ -124,7 +169,7 @@ def test_one_seed_chooses_for_itself_and_decides_nothing(tmp_path):
     folder = write(tmp_path / "r", Truth(seeds=2))
     write_sweep(folder.path / "sweeps" / "1", DROPOUT_RATES[:1], lambda p: 0.9 + p.drop6 / 100, 1)
     (part,) = (p for p in parts_of(summary_of(folder)) if p["role"] == "further")
-    assert part["name"] == "drop6 at 0.5, LeNet"
+    assert part["name"] == "LeNet, drop6 at 0.5"
     assert part["verdict"] == "undecided"
     assert part["estimate"] == pytest.approx(0.5, abs=0.3)
 
