@@ -73,6 +73,8 @@ class Settings:
     also torch_compile and torch_cuda_graph."""
     repeats: int = 9
     """Rounds; in each every contender has a turn, in a new process. Six or more give intervals."""
+    starts: int = 3
+    """How often each start of a program is timed, of which the median counts."""
     epochs: int = 3
     """The most epochs in a turn; slow contenders train fewer, so that a turn takes some seconds."""
     seeds_at_once: tuple[int, ...] | None = None
@@ -95,6 +97,7 @@ class Settings:
         cores = startup.cores()
         numbers = {
             "repeats": self.repeats,
+            "starts": self.starts,
             "seeds-at-once": min(self.seeds_at_once or (1,)),
             "threads": 1 if self.threads is None else self.threads,
         }
@@ -223,7 +226,8 @@ class Benchmark:
         """Time every contender with one model."""
         jobs = [self.job(contender, variant) for contender in self.contenders]
         self._say(f"{variant:<20}from start to first result, each in a fresh process")
-        firsts = [first_result(job, self.sample, self.cores) for job in jobs]
+        starts = self.settings.starts
+        firsts = [first_result(job, self.sample, self.cores, starts) for job in jobs]
         entrants = race(
             jobs,
             self.cores,
@@ -261,7 +265,8 @@ class Benchmark:
     def start_study(self) -> None:
         """Time the start of the study that is the default, and see how much memory it takes."""
         self._say("experiments.ablate     a study of all variants: its first result, its memory")
-        first, peak, reason = first_result_of_study(self.cores), None, None
+        first = first_result_of_study(self.cores, self.settings.starts)
+        peak = reason = None
         try:
             peak = peak_of_study(data_arguments(self.settings), self.cores)
         except NotMeasuredError as error:

@@ -33,7 +33,7 @@ METHODS = {
     "compile_seconds": "of all programs ahead of time, with nothing compiled before; a turn's"
     " process reads them from a compilation cache where it can",
     "first_result_seconds": "from the start of a process to its first finished epoch and test on"
-    " the embedded sample, medians of three starts. jax_lenet: python -m experiments.ablate in an"
+    " the embedded sample, medians of the starts. jax_lenet: python -m experiments.ablate in an"
     " empty home folder, until results.csv has a row; warm: a second start, with what the first"
     " left in the compilation cache. The others: a process that reads arrays, trains and tests, and"
     " writes nothing",

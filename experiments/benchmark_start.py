@@ -25,8 +25,6 @@ from jax_lenet import VARIANTS
 
 #: Seconds that a first result may take.
 PATIENCE = 300.0
-#: How often each start is timed, of which the median counts.
-STARTS = 3
 #: Seconds between two looks at results.csv.
 LOOK_EVERY = 0.005
 
@@ -34,7 +32,7 @@ LOOK_EVERY = 0.005
 class FirstResult(NamedTuple):
     """Seconds from the start of a process to its first finished epoch and test, on the sample.
 
-    Medians of `STARTS` starts of each kind.
+    Medians of several starts of each kind.
 
     Attributes:
         cold: with nothing compiled before.
@@ -47,33 +45,34 @@ class FirstResult(NamedTuple):
     reason: str | None = None
 
 
-def first_result(job: Job, sample: Path, cores: Sequence[int]) -> FirstResult:
+def first_result(job: Job, sample: Path, cores: Sequence[int], starts: int) -> FirstResult:
     """Time how long a fresh process takes to its first result on the embedded sample.
 
     Args:
         job: what would be timed on all data.
         sample: the folder of the sample's arrays, for the contenders that are no program.
         cores: those that it may use.
+        starts: how many of each kind are timed.
     """
     job = replace(job, data=str(sample), train_size=None)
     if job.contender == "jax_lenet":
         variants = (job.task.variant,)
-        return _medians(lambda folder: program_seconds(variants, folder, cores))
+        return _medians(lambda folder: program_seconds(variants, folder, cores), starts)
     cached = not job.contender.startswith("torch")
-    return _medians(lambda cache: _worker_seconds(job, cores, cache), again=cached)
+    return _medians(lambda cache: _worker_seconds(job, cores, cache), starts, again=cached)
 
 
-def first_result_of_study(cores: Sequence[int]) -> FirstResult:
+def first_result_of_study(cores: Sequence[int], starts: int) -> FirstResult:
     """Time the same of the study as it is by default, with all its variants."""
-    return _medians(lambda folder: program_seconds(tuple(VARIANTS), folder, cores))
+    return _medians(lambda folder: program_seconds(tuple(VARIANTS), folder, cores), starts)
 
 
-def _medians(seconds_of: Callable[[Path], float], again: bool = True) -> FirstResult:
+def _medians(seconds_of: Callable[[Path], float], starts: int, again: bool = True) -> FirstResult:
     """Time starts with a folder that is empty and, if ``again``, with what they have left in it."""
     seconds: tuple[list[float], list[float]] = [], []
     reason = None
     try:
-        for _ in range(STARTS):
+        for _ in range(starts):
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 for kind in seconds[: 1 + again]:
                     kind.append(seconds_of(Path(folder)))

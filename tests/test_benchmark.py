@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
     pytest.importorskip("torch", reason="PyTorch comes with the test extra")
     out = tmp_path_factory.mktemp("benchmark") / "results"
     what = ("--variants", "LeNet", "--contenders", "jax_lenet", "torch", "--seeds-at-once", "1")
-    how = ("--repeats", "1", "--epochs", "2", "--threads", "1", "--out", str(out))
+    how = ("--repeats", "1", "--epochs", "2", "--starts", "1", "--threads", "1", "--out", str(out))
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmark", *SMALL, *what, *how],
         cwd=ROOT,
@@ -208,7 +208,7 @@ class Pretended:
         }
 
 
-def first_of(job, sample, cores):
+def first_of(job, sample, cores, starts):
     """Stands in for `first_result`."""
     return FirstResult(4.0, None if job.contender.startswith("torch") else 2.0)
 
@@ -229,7 +229,7 @@ def pretend(monkeypatch, tmp_path):
     monkeypatch.setattr(Pretended, "log", [])
     monkeypatch.setattr(Pretended, "caches", [])
     monkeypatch.setattr(Pretended, "rounds", Counter())
-    monkeypatch.setattr(benchmark, "first_result_of_study", lambda cores: FirstResult(9.0, 3.0))
+    monkeypatch.setattr(benchmark, "first_result_of_study", lambda *_: FirstResult(9.0, 3.0))
     monkeypatch.setattr(benchmark, "peak_of_study", peak_of)
 
     def run(**settings):
@@ -443,6 +443,7 @@ def test_the_commit_is_that_of_the_checkout_and_says_if_files_differ(tmp_path, m
     ("arguments", "message"),
     [
         (("--repeats", "0"), "--repeats: expected at least 1, not 0"),
+        (("--starts", "0"), "--starts: expected at least 1, not 0"),
         (("--seeds-at-once", "4", "0"), "--seeds-at-once: expected at least 1, not 0"),
         (("--threads", "100000"), "--threads: expected at most"),
         (("--contenders", "tensorflow"), "--contenders: expected jax_lenet, flax, torch,"),

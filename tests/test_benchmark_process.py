@@ -253,7 +253,7 @@ def test_a_start_is_the_median_of_three_each_in_an_empty_folder(tmp_path, monkey
         return next(seconds)
 
     monkeypatch.setattr(benchmark_start, "program_seconds", program)
-    found = first_result(job(tmp_path, "jax_lenet"), tmp_path, ONE_CORE)
+    found = first_result(job(tmp_path, "jax_lenet"), tmp_path, ONE_CORE, starts=3)
     assert found == (8.0, 2.0, None)
     assert [left for _, left in folders] == [[], ["compiled"]] * 3
     assert len({home for home, _ in folders}) == 3
@@ -269,7 +269,7 @@ def test_a_start_that_fails_is_a_reason_beside_what_was_measured(tmp_path, monke
         raise NotMeasuredError("no first result within 300 s")
 
     monkeypatch.setattr(benchmark_start, "program_seconds", program)
-    assert first_result_of_study(ONE_CORE) == (5.0, None, "no first result within 300 s")
+    assert first_result_of_study(ONE_CORE, starts=3) == (5.0, None, "no first result within 300 s")
 
 
 def test_the_memory_of_a_study_is_what_its_own_files_say(tmp_path, monkeypatch):
