@@ -10,34 +10,46 @@ ORDER = ("contradicted", "supported", "no practical difference", "undecided")
 
 
 def sentence(entry: dict) -> str:
-    """Return the answer: the verdict, then what was found, clause by clause, and what was left out.
+    """Return the answer and what is to be said beside it, of one of summary.json's verdicts."""
+    return " ".join(filter(None, (answer(entry), beside(entry))))
+
+
+def answer(entry: dict) -> str:
+    """Return the answer as one sentence: the verdict, then what was found, clause by clause.
 
     Where the parts of a conclusion have different verdicts, the head counts them, and each part
-    that is not supported says so. What is asked beside the claim, or of a sweep, always says its
-    verdict; of a sweep once where all parts have the same.
+    that is not supported says so. What is asked beside the claim always says its verdict.
 
     Args:
-        entry: one of summary.json's verdicts: ``verdict``, ``subject``, ``note``, ``swept``,
-            ``found``, ``unasked`` and ``parts`` are read.
+        entry: one of summary.json's verdicts: ``verdict``, ``subject`` and ``parts`` are read.
 
     >>> part = {"verdict": "supported", "unit": "points", "estimate": 0.96, "low": 0.85, "n": 10}
     >>> part |= {"high": 1.07, "clause": "at the end by {}", "condition": "with it"}
     >>> part |= {"level": 0.95, "n_of": "seeds", "left_out": "", "role": "claimed"}
     >>> entry = {"verdict": "supported", "subject": "accuracy changes", "parts": [part]}
-    >>> sentence(entry | dict.fromkeys(("note", "swept", "found", "unasked"), ""))[:58]
+    >>> answer(entry)[:58]
     'Supported: accuracy changes at the end by +0.96 points [+0'
     """
     claimed = [part for part in entry["parts"] if part["role"] == "claimed"]
-    beside = [part for part in entry["parts"] if part["role"] == "beside"]
+    unclaimed = [part for part in entry["parts"] if part["role"] == "beside"]
     counted = tally(entry)
     whole = f" as a whole, since the worst part decides ({counted})" if counted else ""
     head = entry["verdict"].capitalize() + whole
     told = f"{head}: {entry['subject']} {_clauses(claimed, _label if counted else _no_label)}"
     told += "" if counted or entry["verdict"] != "undecided" else _doubts(claimed)
-    if beside:
-        told += f"; not claimed, so not counted: {_clauses(beside, _full_label)}"
-    note, unasked = (f" {entry[name]}" if entry[name] else "" for name in ("note", "unasked"))
-    return f"{told}{_basis([*claimed, *beside])}.{note}{_swept(entry)}{unasked}"
+    if unclaimed:
+        told += f"; not claimed, so not counted: {_clauses(unclaimed, _full_label)}"
+    return f"{told}{_basis([*claimed, *unclaimed])}."
+
+
+def beside(entry: dict) -> str:
+    """Return in sentences what a mechanism adds, what a sweep says and what was not asked.
+
+    Args:
+        entry: one of summary.json's verdicts: ``note``, ``swept``, ``found``, ``unasked`` and
+            ``parts`` are read. What is asked of a sweep says its verdict, or once that of all.
+    """
+    return " ".join(filter(None, (entry["note"], _swept(entry), entry["unasked"])))
 
 
 def _swept(entry: dict) -> str:
@@ -47,7 +59,7 @@ def _swept(entry: dict) -> str:
         return ""
     alike = len(further) > 1 and len({part["verdict"] for part in further}) == 1
     verdict = [f"verdict of each: {further[0]['verdict']}{_needed(further)}"] if alike else []
-    told = f" A sweep, which has no part in it: {entry['swept']}"
+    told = f"A sweep, which has no part in it: {entry['swept']}"
     told += f" {_clauses(further, _no_label if alike else _full_label)}"
     return f"{told}{_basis(further, verdict)}.{_found(entry['found'], further)}"
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from experiments import label_errors, mechanisms
+from experiments import label_errors, mechanisms, sentences
 from experiments.evidence import (
     FIRST,
     FIRST_LESS_LAST,
@@ -48,7 +48,6 @@ from experiments.questions import (
     decide_questions,
     time_data,
 )
-from experiments.sentences import sentence
 from experiments.sweep_questions import at_dropout_rates, at_learning_rates
 from jax_lenet.decisions import Answer, Claim, Rules
 from jax_lenet.statistics import mcnemar_test, pairing_gain
@@ -339,7 +338,8 @@ def _answers(conclusions: Sequence[Conclusion], rules: Rules) -> tuple[list[dict
             "unasked": conclusion.unasked,
             "parts": [*claimed, *beside, *further],
         }
-        entries.append(entry | {"sentence": sentence(entry)})
+        said = (sentences.answer, sentences.beside, sentences.sentence)
+        entries.append(entry | {say.__name__: say(entry) for say in said})
     return entries, family
 
 

@@ -84,6 +84,8 @@ def conclusion(number, claim, verdict, sentence, parts, title, text):
         "number": number,
         "claim": claim,
         "verdict": verdict,
+        "answer": sentence,
+        "beside": "",
         "sentence": sentence,
         "parts": parts,
         "mechanism": mechanism,

@@ -109,7 +109,9 @@ def test_every_conclusion_has_its_claim_verdict_sentence_parts_and_mechanism(stu
         for said in (Reader("<p>" + answer).text, Reader("<p>" + article).text):
             assert verdict["claim"] in said
             assert f"{page.LOOKS[verdict['verdict']][1]} {verdict['verdict']}" in said
-        assert verdict["sentence"] in Reader("<p>" + answer).text
+        told = Reader("<p>" + answer).text
+        assert verdict["answer"] in told
+        assert verdict["beside"] in told
         for one in verdict["parts"]:
             assert one["question"] in said
             assert " ".join(page.in_words(one)) in said
