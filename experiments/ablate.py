@@ -37,7 +37,7 @@ from experiments.leader import Leader, Share, Task, leading
 from experiments.lock import one_writer
 from experiments.process_memory import peak_rss_bytes
 from experiments.progress import Display, say, say_results, say_source
-from experiments.results import CONFIG, REPORT, RUNS, ResultsFolder
+from experiments.results import REPORT, RUNS, ResultsFolder
 from experiments.run_store import RunFile
 from experiments.startup import CompilationCache
 from experiments.study import Book, Study, check_room
@@ -66,14 +66,9 @@ def main(settings: Settings) -> None:
 
 
 def draw(folder: ResultsFolder) -> report.Remade:
-    """Write all that is made from the files; if they have gone, the user made no mistake."""
-    try:
-        with startup.returning_memory():
-            return report.remake(folder)
-    except cli.UserError as error:
-        if folder.has(CONFIG):
-            raise
-        raise cli.StorageError(folder.path / REPORT, "its files are gone") from error
+    """Write all that is made from the files."""
+    with going_on.drawn_from(folder, REPORT), startup.returning_memory():
+        return report.remake(folder)
 
 
 def redraws(folder: ResultsFolder, settings: Settings, console: Console) -> bool:

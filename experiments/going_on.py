@@ -4,18 +4,21 @@ What decides the numbers of a run with a given seed must be the same, and while 
 train, so must what they are computed with: another version or processor gives other bits.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments import durable
-from experiments.cli import UserError
+from experiments.cli import StorageError, UserError
 from experiments.results import CONFIG, PREDICTIONS, ResultsFolder
 
 #: A JSON object, as config.json is.
 Config = Mapping[str, Any]
 #: Prints a line.
 Say = Callable[[str], None]
+#: Of a file.
+Content = TypeVar("Content")
 
 
 class Identity(NamedTuple):
@@ -211,9 +214,8 @@ def agreed(
     config: Config,
     read: Callable[[], object],
     table: str,
-    say: Say,
-) -> tuple[dict[str, Any] | None, Identity]:
-    """Return a folder's config.json, if it has one, and the identity of what is in the folder.
+) -> tuple[dict[str, Any] | None, Identity, list[Damaged]]:
+    """Return a folder's config.json, if it has one, and whose the content of the folder is.
 
     Args:
         folder: in which one table holds all that is kept.
@@ -221,17 +223,19 @@ def agreed(
         config: of a folder that begins now.
         read: reads the table.
         table: its file's name.
-        say: prints a line; it gets one for each file that is set aside.
+
+    Returns:
+        The content of config.json, the identity of what is in the folder, and the files of which
+        nothing is known.
 
     Raises:
         UserError: if the folder has other settings, or is not a program's of ours.
     """
     old, new = config_of(folder, kind), kind.identify(config)
     before = new if old is None else kind.identify(old)
-    if old is None:
-        set_aside(of_unknown(folder, read, (table, PREDICTIONS)), say)
+    damaged = of_unknown(folder, read, (table, PREDICTIONS)) if old is None else []
     refuse(differences(before.settings, new.settings), folder.path)
-    return old, before
+    return old, before, damaged
 
 
 def config_to_write(
@@ -256,30 +260,49 @@ def config_to_write(
     return new
 
 
-def set_aside_damaged(
-    folder: ResultsFolder, readers: Mapping[str, Callable[[], object]], say: Say
-) -> None:
-    """Set aside those of a folder's files that can't be read; see `find_damaged`."""
-    set_aside(find_damaged(folder, readers), say)
-
-
-def find_damaged(
-    folder: ResultsFolder, readers: Mapping[str, Callable[[], object]]
-) -> list[Damaged]:
-    """Return those of a folder's files that can't be read.
+def whole(
+    folder: ResultsFolder, name: str, read: Callable[[], Content], damaged: list[Damaged]
+) -> Content | None:
+    """Return what is in a file of a folder, if it is there and can be trusted.
 
     Args:
-        folder: with or without each file.
-        readers: by file name what reads it, and raises UserError where it is damaged.
+        folder: with or without the file.
+        name: of the file.
+        read: reads it, and raises UserError where it is damaged.
+        damaged: files that are to be set aside; this one joins them where it is damaged.
     """
-    found = []
-    for name, read in readers.items():
-        try:
-            if folder.has(name):
-                read()
-        except UserError as error:
-            found.append(Damaged(folder.path / name, f"{error}: the file"))
-    return found
+    path = folder.path / name
+    if not folder.has(name) or path in {each.path for each in damaged}:
+        return None
+    try:
+        return read()
+    except UserError as error:
+        damaged.append(Damaged(path, f"{error}: the file"))
+        return None
+
+
+def unusable(path: Path, error: Exception, then: str) -> Damaged:
+    """Return a file that holds runs, as one to be set aside: what comes of them follows."""
+    return Damaged(path, f"{path} cannot be used ({error}): it", then)
+
+
+@contextlib.contextmanager
+def drawn_from(folder: ResultsFolder, drawing: str) -> Iterator[None]:
+    """Say within that a folder's files have gone, if they have: the user made no mistake.
+
+    Args:
+        folder: whose files are read.
+        drawing: name of the file that is made of them.
+
+    Raises:
+        StorageError: if they have.
+    """
+    try:
+        yield
+    except UserError as error:
+        if folder.has(CONFIG):
+            raise
+        raise StorageError(folder.path / drawing, "its files are gone") from error
 
 
 def set_aside(found: Iterable[Damaged], say: Say) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import durable, kept_state
+from experiments import durable, going_on, kept_state
 from experiments.cli import UserError
 from experiments.going_on import Damaged, Identity
 from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
@@ -227,7 +227,7 @@ def scan(
     folder: Path,
     identity: Identity,
     wanted: Callable[[Group, int], bool],
-    damaged: Callable[[Damaged], None],
+    damaged: list[Damaged],
 ) -> Records:
     """Return what a study's run files show, passing over those that are not its own.
 
@@ -235,7 +235,7 @@ def scan(
         folder: of the study.
         identity: that its runs have.
         wanted: tells whether it has a group of runs with so many epochs.
-        damaged: gets each file that is to be set aside.
+        damaged: files that are to be set aside; it gets those that are found here.
 
     Raises:
         UserError: if another version of this program wrote one, or one can't be read at all.
@@ -251,7 +251,7 @@ def scan(
             if runs & taken:
                 raise DamagedError("another file has some of its runs")
         except DamagedError as error:
-            damaged(Damaged(path, f"{path} cannot be used ({error}): it", "its runs come again"))
+            damaged.append(going_on.unusable(path, error, "its runs come again"))
         else:
             records[run.group] = run.record
             taken |= runs

@@ -88,9 +88,9 @@ def left_in(
         here = group.variant in settings.variants and set(group.seeds) <= set(settings.all_seeds)
         return here and epoch <= settings.epochs
 
-    records = run_store.scan(folder.path, identity, wanted, damaged.append)
-    readers = {name: read for name, read in _readers(folder, records).items() if has(name)}
-    damaged += going_on.find_damaged(folder, readers)
+    records = run_store.scan(folder.path, identity, wanted, damaged)
+    for name, read in _readers(folder, records).items():
+        going_on.whole(folder, name, read, damaged)
     repeats = whole_repeats(folder, settings) if has(TIMING) else []
     return Left(
         records,
@@ -193,7 +193,7 @@ def go_on(
         tables = (RESULTS, PREDICTIONS, FIRST_PREDICTIONS, TIMING)
         damaged, before = going_on.of_unknown(folder, folder.read_results, tables), new
     elif old is None:
-        damaged = going_on.find_damaged(folder, {CONFIG: partial(_refuse_config, folder)})
+        going_on.whole(folder, CONFIG, partial(_refuse_config, folder), damaged)
     changed = going_on.differences(before.settings, new.settings)
     if old is not None and together.each > 1:  # the first seed trains alone: it has other bits
         first = ({"--first-seed": c["settings"]["first_seed"]} for c in (old, config))

@@ -27,13 +27,20 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments import cli, durable, environment, signals, startup, sweep_store
+from experiments import cli, durable, environment, going_on, signals, startup, sweep_store
 from experiments.kept_state import RUN_BYTES
 from experiments.lock import one_writer
 from experiments.progress import say, say_source
 from experiments.report import SOURCES
-from experiments.sweep_files import Outcome, SweepFolder, read
-from experiments.sweep_folder import Found, all_runs, go_on, is_finished, runs_by_variant
+from experiments.sweep_files import FIGURE, Outcome, SweepFolder, read
+from experiments.sweep_folder import (
+    Found,
+    all_runs,
+    go_on,
+    is_finished,
+    runs_by_variant,
+    settle,
+)
 from experiments.sweep_progress import Display, say_curves
 from experiments.sweep_results import PROGRAM, Run, Sweep, SweepRow, summarize
 from experiments.sweep_settings import Settings
@@ -248,7 +255,9 @@ def main(settings: Settings) -> None:
         folder = SweepFolder(settings.out)
         if settings.overwrite or not is_finished(folder, settings, partial(say, console)):
             work(folder, settings, console)
-        say_curves(console, remake(folder).curves)
+        with going_on.drawn_from(folder, FIGURE):
+            sweep = remake(folder)
+        say_curves(console, sweep.curves)
     say(console, f"Results: {folder.path.resolve()}")
 
 
@@ -270,10 +279,11 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
         "compilation_cache": cache.facts(),
     }
     SweepFolder.open(folder.path, settings.overwrite)
-    config, found = go_on(folder, settings, config, partial(say, console))
+    config, found = go_on(folder, settings, config)
     predictions = len(all_runs(settings)) * len(data.test_labels)
     # A file that is replaced takes its room twice for a moment.
     durable.room_for(folder.path, 2 * (together.runs * RUN_BYTES + predictions) + DRAWN_BYTES)
+    settle(folder, found, partial(say, console))
     folder.write_config(config)
     say_source(console, data)
     if len(found.outcomes) == len(all_runs(settings)):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from experiments import going_on, sweep_store
 from experiments.cli import UserError
-from experiments.going_on import Config, Identity, Kind, Say
+from experiments.going_on import Config, Damaged, Identity, Kind, Say
 from experiments.results import PREDICTIONS
-from experiments.sweep_files import ROWS, Outcome, SweepFolder
+from experiments.sweep_files import BEGUN, ROWS, Outcome, SweepFolder
 from experiments.sweep_results import PROGRAM, Candidates, Run, SweepRow
 from experiments.sweep_settings import Settings
 from experiments.sweep_store import Begun
@@ -28,11 +28,15 @@ class Found(NamedTuple):
         outcomes: of those that are finished.
         begun: those that are in training; None where there are none.
         identity: what decides their numbers.
+        again: how many have a row but no predictions.
+        damaged: files that are to be set aside once nothing refuses the start.
     """
 
     outcomes: dict[Run, Outcome]
     begun: Begun | None
     identity: Identity
+    again: int
+    damaged: list[Damaged]
 
 
 def runs_of(candidates: Sequence[Candidates], seeds: range) -> list[Run]:
@@ -69,16 +73,18 @@ def identity_of(config: Config) -> Identity:
 SWEEP = Kind(PROGRAM, identity_of, WORDS, LISTS)
 
 
-def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: Say) -> Found:
-    """Return the runs that are in a folder, having set aside files that are damaged.
+def find_runs(
+    folder: SweepFolder, settings: Settings, identity: Identity, known: Sequence[Damaged] = ()
+) -> Found:
+    """Return the runs that are in a folder; nothing is changed, as the start may yet be refused.
 
     Args:
         folder: of the sweep.
         settings: of the sweep.
         identity: that its runs have.
-        say: prints a line; it gets one for each file that is set aside.
+        known: files that are known to be damaged; others are looked for.
     """
-    wanted = runs_by_variant(settings)
+    damaged, wanted = list(known), runs_by_variant(settings)
 
     def read() -> dict[Run, SweepRow]:
         rows = folder.read_runs()
@@ -86,16 +92,33 @@ def find_runs(folder: SweepFolder, settings: Settings, identity: Identity, say: 
             raise UserError(f"{folder.path / ROWS}: expected no runs but this sweep's")
         return rows
 
-    going_on.set_aside_damaged(folder, {ROWS: read}, say)
-    rows = read() if folder.has(ROWS) else {}
-    read_answers = partial(folder.read_answers, rows)
-    going_on.set_aside_damaged(folder, {PREDICTIONS: read_answers}, say)
-    known = read_answers().predictions if folder.has(PREDICTIONS) else {}
-    outcomes = {run: Outcome(row, known[run]) for run, row in rows.items() if run in known}
-    if len(outcomes) < len(rows):
-        again = f"{len(rows) - len(outcomes)} of the {len(rows)} runs in {folder.path / ROWS}"
-        say(f"{again} have no predictions in {PREDICTIONS}, and are trained again")
-    return Found(outcomes, sweep_store.read(folder, identity, wanted, outcomes, say), identity)
+    rows = going_on.whole(folder, ROWS, read, damaged) or {}
+    answers = going_on.whole(folder, PREDICTIONS, partial(folder.read_answers, rows), damaged)
+    predictions = answers.predictions if answers else {}
+    outcomes = {
+        run: Outcome(row, predictions[run]) for run, row in rows.items() if run in predictions
+    }
+    begun = sweep_store.read(folder, identity, wanted, outcomes, damaged)
+    return Found(outcomes, begun, identity, len(rows) - len(outcomes), damaged)
+
+
+def settle(folder: SweepFolder, found: Found, say: Say) -> None:
+    """Set aside what is damaged, and remove what is done with: nothing refuses the start now.
+
+    Args:
+        folder: of the sweep.
+        found: in it.
+        say: prints a line; it gets one for each file that is set aside.
+    """
+    going_on.set_aside(found.damaged, say)
+    if found.again:
+        rows = f"{found.again} of the {found.again + len(found.outcomes)} runs in"
+        say(
+            f"{rows} {folder.path / ROWS} have no predictions in {PREDICTIONS}, and are trained"
+            " again"
+        )
+    if found.begun is None and folder.has(BEGUN):  # of runs that are finished
+        sweep_store.remove(folder)
 
 
 def with_candidates(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -118,24 +141,24 @@ def is_finished(folder: SweepFolder, settings: Settings, say: Say) -> bool:
     config = going_on.config_as_before(folder, SWEEP, new, asked=new | {name: list(rates)})
     if config is None:
         return False
-    found = find_runs(folder, settings, identity_of(config), say)
+    found = find_runs(folder, settings, identity_of(config))
     if len(found.outcomes) < len(all_runs(settings)):
         return False
+    settle(folder, found, say)
     say(f"Nothing is left to train in {folder.path}: it is drawn again")
     folder.write_config(with_candidates(config, settings))
     return True
 
 
 def go_on(
-    folder: SweepFolder, settings: Settings, config: dict[str, Any], say: Say
+    folder: SweepFolder, settings: Settings, config: dict[str, Any]
 ) -> tuple[dict[str, Any], Found]:
-    """Return what config.json is to say, and the runs that are in the folder.
+    """Return what config.json is to say, and the runs that are in the folder; see `settle`.
 
     Args:
         folder: that may hold a sweep.
         settings: of the command.
         config: of a sweep that begins now.
-        say: prints a line; it gets one for each file that is set aside.
 
     Raises:
         UserError: if the folder's runs have other settings, or were computed with something else.
@@ -144,8 +167,8 @@ def go_on(
     def read() -> object:
         return sweep_store.has_runs(folder) or folder.read_runs()
 
-    old, before = going_on.agreed(folder, SWEEP, config, read, ROWS, say)
-    found = find_runs(folder, settings, before, say)
+    old, before, unknown = going_on.agreed(folder, SWEEP, config, read, ROWS)
+    found = find_runs(folder, settings, before, unknown)
     left = len(found.outcomes) < len(all_runs(settings))
     config = going_on.config_to_write(old, before, config, SWEEP, folder.path, left)
     return with_candidates(config, settings), found

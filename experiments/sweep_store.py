@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import durable, kept_state
+from experiments import durable, going_on, kept_state
 from experiments.cli import UserError
-from experiments.going_on import Identity, Say
+from experiments.going_on import Damaged, Identity
 from experiments.kept_state import DamagedError, check_arrays, state_arrays, state_of, state_spec
 from experiments.sweep_files import BEGUN, SweepFolder
 from experiments.sweep_results import Point, Run
@@ -107,19 +107,19 @@ def read(
     identity: Identity,
     wanted: Mapping[str, Collection[Run]],
     done: Collection[Run],
-    say: Say,
+    damaged: list[Damaged],
 ) -> Begun | None:
-    """Return the runs that are in training, if there are any.
+    """Return the runs that are in training, if there are any; nothing is changed.
 
-    A file that is damaged or another sweep's is set aside; one of runs that are finished, as a kill
-    between two files leaves it, is removed.
+    A file of runs that are finished, as a kill between two files leaves it, is passed over.
 
     Args:
         folder: of the sweep.
         identity: that its runs have.
         wanted: its runs, by variant.
         done: those of them that are finished.
-        say: prints a line; it gets one if the file is set aside.
+        damaged: files that are to be set aside; this one joins them if it is damaged or another
+            sweep's.
 
     Raises:
         UserError: if another version of this program wrote it, or it can't be read at all.
@@ -134,13 +134,9 @@ def read(
         if len(begun.progress.losses) > identity.settings["--epochs"]:
             raise DamagedError("its runs have more epochs than they should")
     except DamagedError as error:
-        aside = durable.set_aside(path)
-        say(f"{path} cannot be used ({error}): it is now {aside.name}, and its runs come again")
+        damaged.append(going_on.unusable(path, error, "its runs come again"))
         return None
-    if not set(done).isdisjoint(begun.runs):
-        remove(folder)
-        return None
-    return begun
+    return begun if set(done).isdisjoint(begun.runs) else None
 
 
 def has_runs(folder: SweepFolder) -> bool:

@@ -6,7 +6,7 @@
 begun.npz is replaced as a whole after every epoch but a run's last, whose rows are in results.csv.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments import durable, going_on, kept_state
 from experiments.cli import UserError
-from experiments.going_on import Config, Identity, Kind, Say
+from experiments.going_on import Config, Damaged, Identity, Kind, Say
 from experiments.kept_state import DamagedError
 from experiments.results import RANGES, RESULTS, ResultsFolder, Row
 from experiments.settings import StudySettings
@@ -65,11 +65,13 @@ class Found(NamedTuple):
         rows: of the runs that are finished.
         begun: the run that was in training; None where there is none.
         identity: what decides the numbers of both.
+        damaged: files that are to be set aside once nothing refuses the start.
     """
 
     rows: list[Row]
     begun: Begun | None
     identity: Identity
+    damaged: list[Damaged]
 
 
 def identity_of(config: Config) -> Identity:
@@ -116,17 +118,22 @@ def _possible(rows: np.ndarray) -> bool:
 
 
 def find_runs(
-    folder: ResultsFolder, settings: StudySettings, identity: Identity, fits: Fits, say: Say
+    folder: ResultsFolder,
+    settings: StudySettings,
+    identity: Identity,
+    fits: Fits,
+    known: Sequence[Damaged] = (),
 ) -> Found:
-    """Return the runs that are in a folder, having set aside files that are damaged.
+    """Return the runs that are in a folder; nothing is changed, as the start may yet be refused.
 
     Args:
         folder: of the study.
         settings: of the study.
         identity: that its runs have.
         fits: tells whether arrays can be a run's state.
-        say: prints a line; it gets one for each file that is set aside.
+        known: files that are known to be damaged; others are looked for.
     """
+    damaged = list(known)
     runs = {(variant, seed) for variant in settings.variants for seed in settings.all_seeds}
 
     def results() -> list[Row]:
@@ -135,14 +142,27 @@ def find_runs(
             raise UserError(f"{folder.path / RESULTS}: expected no runs but this study's")
         return rows
 
-    going_on.set_aside_damaged(folder, {RESULTS: results}, say)
-    finished = finished_runs(results() if folder.has(RESULTS) else [], settings.epochs)
+    finished = finished_runs(
+        going_on.whole(folder, RESULTS, results, damaged) or [], settings.epochs
+    )
     rows = [row for v in settings.variants for run in finished.get(v, {}).values() for row in run]
-    begun = _begun(folder, runs, identity, fits, say)
+    begun = _begun(folder, runs, identity, fits, damaged)
     if begun is not None and begun.seed in finished.get(begun.variant, {}):
-        durable.remove(folder.path / BEGUN)  # a kill came between the two files
-        begun = None
-    return Found(rows, begun, identity)
+        begun = None  # a kill came between the two files
+    return Found(rows, begun, identity, damaged)
+
+
+def settle(folder: ResultsFolder, found: Found, say: Say) -> None:
+    """Set aside what is damaged, and remove what is done with: nothing refuses the start now.
+
+    Args:
+        folder: of the study.
+        found: in it.
+        say: prints a line; it gets one for each file that is set aside.
+    """
+    going_on.set_aside(found.damaged, say)
+    if found.begun is None and folder.has(BEGUN):  # of runs that are finished
+        durable.remove(folder.path / BEGUN)
 
 
 def _begun(
@@ -150,9 +170,9 @@ def _begun(
     runs: Collection[tuple[str, int]],
     identity: Identity,
     fits: Fits,
-    say: Say,
+    damaged: list[Damaged],
 ) -> Begun | None:
-    """Return the run of begun.npz; None without the file, or once it is set aside as damaged."""
+    """Return the run of begun.npz; None without the file, or if it joins those that are damaged."""
     path = folder.path / BEGUN
     if not folder.has(BEGUN):
         return None
@@ -166,8 +186,7 @@ def _begun(
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except DamagedError as error:
-        aside = durable.set_aside(path)
-        say(f"{path} cannot be used ({error}): it is now {aside.name}, and its run comes again")
+        damaged.append(going_on.unusable(path, error, "its run comes again"))
         return None
     return begun
 
@@ -184,12 +203,13 @@ def all_rows(
     config = going_on.config_as_before(folder, BASELINE, settings.as_json())
     if config is None:
         return None
-    rows = find_runs(folder, settings, identity_of(config), fits, say).rows
-    if _is_incomplete(rows, settings):
+    found = find_runs(folder, settings, identity_of(config), fits)
+    if _is_incomplete(found.rows, settings):
         return None
+    settle(folder, found, say)
     say(f"Nothing is left to train in {folder.path}")
     folder.write_config(config)
-    return rows
+    return found.rows
 
 
 def _is_incomplete(rows: list[Row], settings: StudySettings) -> bool:
@@ -204,8 +224,10 @@ def go_on(
     Raises:
         UserError: if the folder's runs have other settings, or were computed with something else.
     """
-    old, before = going_on.agreed(folder, BASELINE, config, folder.read_results, RESULTS, say)
-    found = find_runs(folder, settings, before, fits, say)
+    old, before, unknown = going_on.agreed(folder, BASELINE, config, folder.read_results, RESULTS)
+    found = find_runs(folder, settings, before, fits, unknown)
     left = _is_incomplete(found.rows, settings)
-    folder.write_config(going_on.config_to_write(old, before, config, BASELINE, folder.path, left))
+    config = going_on.config_to_write(old, before, config, BASELINE, folder.path, left)
+    settle(folder, found, say)
+    folder.write_config(config)
     return found

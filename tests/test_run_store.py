@@ -233,9 +233,10 @@ def test_a_file_of_another_version_is_named_with_both_versions(folder):
 
 
 def scan(folder, said, wanted=wanted):
-    return run_store.scan(
-        folder, IDENTITY, wanted, lambda damaged: going_on.set_aside([damaged], said.append)
-    )
+    damaged = []
+    records = run_store.scan(folder, IDENTITY, wanted, damaged)
+    going_on.set_aside(damaged, said.append)
+    return records
 
 
 def test_sound_files_are_found_and_other_names_are_left_alone(folder):

@@ -1,69 +1,27 @@
 """A sweep that was stopped, grown or damaged ends with the bits of an undisturbed one."""
 
-import csv
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from experiments import cli, durable, environment, npz, sweep, sweep_figure, sweep_store
-from experiments.lock import one_writer
+from experiments import cli, durable, npz, sweep, sweep_store
 from experiments.settings import StudySettings
 from experiments.sweep_files import BEGUN, SweepFolder
 from experiments.sweep_settings import Settings
 from tests.faults import FaultyDisk, crashes, faulty
-
-SMALL = {
-    "--dataset": ["mnist_sample"],
-    "--train-size": ["256"],
-    "--batch-size": ["32"],
-    "--learning-rate": ["0.1"],
-    "--epochs": ["2"],
-    "--seeds": ["3"],
-    "--runs-at-once": ["2"],
-    "--variants": ["LeNet"],
-    "--layers": ["drop6"],
-    "--dropout-rates": ["0.5"],
-    "--compilation-cache": ["off"],
-}
-RUNS, GROUPS = 6, 3
+from tests.small_sweep import GROUPS, RUNS, be_quick, numbers, run
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Compile each program once for all tests, and draw nothing."""
-    compiled = {}
-    compile_for = sweep.compile_for
-
-    def compile_once(settings, variant, data, runs):
-        kind = settings.batch_size, settings.learning_rates is None, jax.tree.structure(data.train)
-        key = runs, variant, *kind
-        if key not in compiled:
-            compiled[key] = compile_for(settings, variant, data, runs)
-        return compiled[key]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "compile_for", compile_once)
-        patch.setattr(sweep_figure, "draw", lambda *args, **kwargs: b"a picture")
+        be_quick(patch)
         yield
-
-
-def run(out, changes=()):
-    """Run the program in this process; return its exit code."""
-    arguments = {**SMALL, **dict(changes), "--out": [str(out)]}
-    line = [word for flag, values in arguments.items() for word in (flag, *map(str, values))]
-    return cli.run(sweep.main, Settings, "sweep", line)
-
-
-def numbers(out):
-    """Everything of a sweep that may not depend on how it came about."""
-    with (out / "sweep.csv").open() as file:
-        rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
-    return rows, *((out / name).read_bytes() for name in ("sweep.json", "predictions.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +34,7 @@ def undisturbed(tmp_path_factory, quick):
 @pytest.fixture
 def finished(undisturbed, tmp_path):
     """A copy of the finished sweep."""
-    (tmp_path / "out").mkdir()
-    for path in undisturbed.iterdir():
-        (tmp_path / "out" / path.name).write_bytes(path.read_bytes())
-    return tmp_path / "out"
+    return Path(shutil.copytree(undisturbed, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -286,6 +241,25 @@ def test_too_small_a_disk_is_said_before_training(tmp_path, monkeypatch, epochs_
     assert epochs_trained == []
 
 
+def test_a_folder_that_vanishes_before_it_is_drawn_is_no_mistake_of_the_users(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    remake, out = sweep.remake, tmp_path / "out"
+
+    def gone(folder):
+        out.rename(tmp_path / "elsewhere")
+        return remake(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "remake", gone)
+        assert run(out) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"sweep: cannot write {out / 'sweep.png'}: its files are gone;")
+    (tmp_path / "elsewhere").rename(out)
+    assert run(out) == 0
+    assert numbers(out) == numbers(undisturbed)
+
+
 def test_runs_in_training_that_cannot_be_used_are_named_set_aside_and_trained_again(
     undisturbed, tmp_path, monkeypatch, epochs_trained, capsys
 ):
@@ -331,58 +305,6 @@ def test_a_finished_sweep_is_recognised_and_only_drawn(finished, undisturbed, mo
     assert run(finished) == 0
     assert "Nothing is left to train" in capsys.readouterr().out
     assert numbers(finished) == numbers(undisturbed)
-
-
-REFUSED = [
-    ({"--batch-size": [64]}, "--batch-size: the folder has 32, not 64;"),
-    ({"--learning-rate": [0.2]}, "--learning-rate: the folder has 0.1, not 0.2;"),
-    ({"--train-size": [128]}, "--train-size: the folder has 256, not 128;"),
-    ({"--runs-at-once": [1]}, "--runs-at-once: the folder has 2, not 1;"),
-    ({"--epochs": [3]}, "--epochs: the folder has 2, not 3;"),
-    ({"--epochs": [1]}, "--epochs: the folder has 2, not 1"),
-    ({"--seeds": [2]}, "--seeds: the folder has 3, not 2 (more can be added);"),
-    ({"--first-seed": [1]}, "--first-seed: the folder has 0, not 1 (more can be added);"),
-    ({"--layers": ["both"]}, "--layers: the folder has drop6, not both (more can be added);"),
-    (
-        {"--dropout-rates": [0.3]},
-        "--dropout-rates: the folder has 0.5, not 0.0 0.3 (more can be added);",
-    ),
-    (
-        {"--learning-rates": [0.1], "--dropout-rates": sweep.Settings().dropout_rates}
-        | {"--layers": sweep.Settings().layers},
-        "--learning-rates: the folder has none, not 0.1;",
-    ),
-]
-
-
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_other_settings_are_refused_by_name_with_both_values(changes, message, undisturbed, capsys):
-    before = content(undisturbed)
-    assert run(undisturbed, changes) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert f"--overwrite starts {undisturbed} anew" in line
-    assert content(undisturbed) == before
-
-
-def test_another_version_is_refused_by_name_while_something_is_left(finished, monkeypatch, capsys):
-    versions = environment.versions()
-    monkeypatch.setattr(environment, "versions", lambda *args: versions | {"jaxlib": "99"})
-    before = content(finished)
-    assert run(finished) == 0
-    assert run(finished, {"--seeds": [4]}) == 2
-    assert f"jaxlib: the folder has {versions['jaxlib']}, not 99;" in capsys.readouterr().err
-    assert content(finished).keys() == before.keys()
-
-
-def test_a_second_program_on_the_folder_is_refused(finished, capsys):
-    with one_writer(finished):
-        assert run(finished) == 2
-    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
 
 
 def cut_last_line(text):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import npz, torch_baseline
+from experiments import environment, npz, torch_baseline
 from experiments.torch_baseline import Settings
 from experiments.torch_folder import BEGUN
 from tests.faults import FaultyDisk, faulty, names
@@ -227,6 +227,22 @@ def test_a_damaged_file_is_named_and_set_aside_and_its_run_comes_again(
     assert (out / f"{BEGUN}.damaged-1").read_bytes() == content
     assert len(trained) == 8
     assert_same(out, undisturbed)
+
+
+def test_another_version_is_refused_before_anything_is_set_aside(
+    stopped, tmp_path, capsys, monkeypatch
+):
+    out = Path(shutil.copytree(stopped, tmp_path / "out"))
+    for name in (BEGUN, "results.csv"):
+        (out / name).write_bytes((out / name).read_bytes()[:-20])
+    versions = environment.versions(("jax-lenet", "torch", "numpy"))
+    monkeypatch.setattr(environment, "versions", lambda names: versions | {"torch": "99"})
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert program(out, *STUDY) == 2
+    screen = capsys.readouterr()
+    assert f"torch: the folder has {versions['torch']}, not 99;" in screen.err
+    assert "damaged" not in screen.out
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_file_of_another_version_is_refused_and_stays(stopped, tmp_path, capsys):
