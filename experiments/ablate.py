@@ -78,7 +78,7 @@ def redraws(folder: ResultsFolder, settings: Settings, console: Console) -> bool
     if found is None:
         return False
     config, left = found
-    sweeps = kept_sweeps.load(settings.sweep, config, folder)
+    sweeps = kept_sweeps.load(settings.sweep, config, left.sweeps)
     going_on.set_aside(left.damaged, partial(say, console))
     if config["data"].get("notice"):
         say(console, f"Note: {config['data']['notice']}")
@@ -121,9 +121,12 @@ def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Con
     out = partial(say, console)
     together = settings.together(data, out)
     config = describe(settings, data, together, cache)
+    beside = []
     if settings.overwrite:
         kept_sweeps.check_outside(settings.sweep, folder)
-    sweeps = kept_sweeps.load(settings.sweep, config, None if settings.overwrite else folder)
+    else:
+        beside, _ = kept_sweeps.sound(folder)
+    sweeps = kept_sweeps.load(settings.sweep, config, beside)
     ResultsFolder.open(folder.path, settings.overwrite)
     config, left = study_folder.go_on(folder, settings, config, together)
     check_room(folder, sum(len(group.seeds) for group in left.groups), together.runs)

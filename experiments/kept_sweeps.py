@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from experiments import durable
 from experiments.cli import UserError
-from experiments.going_on import Say
+from experiments.going_on import Damaged, Say
 from experiments.results import CONFIG, KEPT, SWEEPS, ResultsFolder
 from experiments.sweep_files import read
 from experiments.sweep_results import Sweep
@@ -58,7 +58,25 @@ def read_all(folder: ResultsFolder) -> list[Kept]:
     Raises:
         UserError: if one is damaged.
     """
-    kept = [Kept(path, read(path)) for path in folders(folder)]
+    return _counting(Kept(path, read(path)) for path in folders(folder))
+
+
+def sound(folder: ResultsFolder) -> tuple[list[Kept], list[Damaged]]:
+    """Return the sweeps that are kept, as `read_all`, and the files of those that are damaged."""
+    kept: list[Kept] = []
+    damaged: list[Damaged] = []
+    for path in folders(folder):
+        try:
+            kept.append(Kept(path, read(path)))
+        except UserError as error:
+            present = [name for name in KEPT if (path / name).is_file()]
+            damaged += [Damaged(path / n, f"{error}: {n}", "counts no more") for n in present]
+    return _counting(kept), damaged
+
+
+def _counting(kept: Iterable[Kept]) -> list[Kept]:
+    """Return the sweeps, but those whose place a later one has taken."""
+    kept = list(kept)
     return [
         each
         for place, each in enumerate(kept, 1)
@@ -66,19 +84,17 @@ def read_all(folder: ResultsFolder) -> list[Kept]:
     ]
 
 
-def load(
-    sweeps: Sequence[Path], config: dict | None, folder: ResultsFolder | None = None
-) -> list[Files]:
+def load(sweeps: Sequence[Path], config: dict | None, beside: Sequence[Kept] = ()) -> list[Files]:
     """Return sweeps as `keep` takes them; one that is named twice, or a copy of it, comes once.
 
     Args:
         sweeps: folders of `experiments.sweep`.
         config: of the study, as in config.json; None where they are kept with it already.
-        folder: that is to keep them beside those that it has; None where it is to have no others.
+        beside: the sweeps that the folder has which is to keep them.
 
     Raises:
         UserError: unless each is a finished sweep on the study's data with its settings, and no two
-            answer the same question, one that the folder has but it is not to replace included.
+            answer the same question, one of the folder's that none is to replace included.
     """
     given: list[Kept] = []
     contents: list[Files] = []
@@ -92,7 +108,7 @@ def load(
             _check_apart(other, new)
         given.append(new)
         contents.append(files)
-    for old in read_all(folder) if sweeps and folder is not None else ():
+    for old in beside if sweeps else ():
         if not any(old.questions <= new.questions for new in given):
             for new in given:
                 _check_apart(old, new)

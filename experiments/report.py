@@ -122,7 +122,7 @@ def main(settings: Settings) -> None:
     folder = ResultsFolder(settings.folder)
     with one_writer(folder.path, "FOLDER"):
         config = folder.read_config()
-        sweeps = kept_sweeps.load(settings.sweep, config, folder)
+        sweeps = kept_sweeps.load(settings.sweep, config, kept_sweeps.read_all(folder))
         tested_images.restore(folder, settings.data_dir)
         if sweeps:
             kept_sweeps.keep(folder, sweeps, print)

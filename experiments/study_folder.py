@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from experiments import going_on, run_store
+from experiments import going_on, kept_sweeps, run_store
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind
+from experiments.kept_sweeps import Kept
 from experiments.results import (
     CONFIG,
     FIRST_PREDICTIONS,
@@ -48,6 +49,7 @@ class Left:
         groups: that are to be trained, or trained on.
         timing: whether variants are to be timed.
         test_set: whether the test set is to be written.
+        sweeps: that are kept here.
         damaged: files that are to be set aside before anything is written.
     """
 
@@ -55,6 +57,7 @@ class Left:
     groups: list[Group]
     timing: bool
     test_set: bool
+    sweeps: Sequence[Kept]
     damaged: Sequence[Damaged]
 
     @property
@@ -92,12 +95,14 @@ def left_in(
     for name, read in _readers(folder, records).items():
         going_on.whole(folder, name, read, damaged)
     repeats = whole_repeats(folder, settings) if has(TIMING) else []
+    sweeps, of_sweeps = kept_sweeps.sound(folder)
     return Left(
         records,
         plan(records, settings.variants, settings.all_seeds, settings.epochs, width),
         timing=len(repeats) < settings.timing_repeats,
         test_set=not has(TEST_SET),
-        damaged=damaged,
+        sweeps=sweeps,
+        damaged=damaged + of_sweeps,
     )
 
 

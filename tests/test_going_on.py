@@ -21,6 +21,8 @@ from experiments.progress import Display
 from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
 from experiments.settings import StudySettings
 from jax_lenet.ensemble import compile_programs
+from tests.faults import names
+from tests.simulated import LEARNING_RATES, write_sweep
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -350,6 +352,20 @@ def test_a_damaged_file_is_named_set_aside_and_made_again(
 
 #: What is made of the run files; without these, it is all that is left of the runs.
 OF_RUNS = ("results.csv", FIRST_PREDICTIONS, PREDICTIONS)
+
+
+@pytest.mark.parametrize(("more", "epochs"), [((), 0), (("--seeds", "3"), 4)])
+def test_a_damaged_sweep_that_it_keeps_is_set_aside_and_stops_no_study(
+    more, epochs, finished, trained, capsys
+):
+    sweep = write_sweep(finished / "sweeps" / "1", LEARNING_RATES, lambda point: 0.9, 2)
+    cut_in_half(sweep / "predictions.npz")
+    assert run(finished, *STUDY, *more) == 0
+    assert f"cannot read {sweep / 'predictions.npz'}" in capsys.readouterr().out
+    assert names(sweep) == [
+        f"{n}.damaged-1" for n in ("config.json", "predictions.npz", "sweep.csv")
+    ]
+    assert len(trained) == epochs
 
 
 def assert_set_aside(folder, before, of_names):

@@ -11,7 +11,8 @@ import pytest
 
 from experiments import merge
 from experiments.cli import StorageError, UserError
-from experiments.kept_sweeps import check_outside, folders, keep, load, read_all
+from experiments.going_on import set_aside
+from experiments.kept_sweeps import check_outside, folders, keep, load, read_all, sound
 from experiments.results import LabelledImages, ResultsFolder
 from tests.faults import FaultyDisk, crashes, faulty, names
 from tests.simulated import CONFIG, DROPOUT_RATES, LEARNING_RATES, write_sweep
@@ -122,7 +123,7 @@ def dropout(tmp_path):
 def keep_these(folder, *paths):
     """Keep sweeps as a program does; return what it said."""
     said = []
-    keep(folder, load(paths, None, folder), said.append)
+    keep(folder, load(paths, None, read_all(folder)), said.append)
     return said
 
 
@@ -153,7 +154,7 @@ def test_a_sweep_takes_the_place_of_one_all_of_whose_questions_it_answers(
 def test_a_sweep_that_answers_only_some_of_one_s_questions_is_refused(folder, old, new):
     keep_these(folder, new)
     with pytest.raises(UserError, match=r"^--sweep: expected one sweep with learning rates of Le"):
-        load([old], None, folder)
+        load([old], None, read_all(folder))
     assert counting(folder) == [files_of(new)]
 
 
@@ -163,7 +164,7 @@ def test_a_kept_sweep_can_be_named_with_a_new_one(folder, old, new, dropout):
     assert keep_these(folder, dropout, kept) == []
     assert counting(folder) == [files_of(old), files_of(dropout)]
     with pytest.raises(UserError, match=f"but both {new} and {kept} have them"):
-        load([new, kept], None, folder)
+        load([new, kept], None, read_all(folder))
 
 
 def test_sweeps_are_told_apart_by_their_numbers_and_of_equals_the_latest_counts(folder, old, new):
@@ -182,6 +183,22 @@ def test_a_sweep_that_is_there_already_is_not_written_again(folder, old, dropout
     with faulty(FaultyDisk()) as disk:
         assert keep_these(folder, old, dropout) == []
     assert disk.operations == []
+
+
+def test_a_damaged_sweep_is_to_be_set_aside_and_the_others_count(folder, old, dropout):
+    keep_these(folder, old, dropout)
+    path = folder.path / "sweeps" / "1"
+    (path / "predictions.npz").write_bytes(b"torn")
+    kept, damaged = sound(folder)
+    assert [each.path.name for each in kept] == ["2"]
+    assert {each.path for each in damaged} == {path / name for name in KEPT}
+    said = []
+    set_aside(damaged, said.append)
+    assert "predictions.npz is now predictions.npz.damaged-1, and counts no more" in "".join(said)
+    assert counting(folder) == [files_of(dropout)]
+    assert keep_these(folder, old) == []
+    assert counting(folder) == [files_of(dropout), files_of(old)]
+    assert names(path) == [f"{name}.damaged-1" for name in sorted(KEPT)]
 
 
 def test_what_is_not_a_sweeps_stays_where_one_goes_or_all_are_overwritten(folder, old, new):
