@@ -31,6 +31,9 @@ from jax_lenet.data import DataError
 
 Settings = TypeVar("Settings")
 
+#: Whether an earlier study has gone for the one that runs; see `has_begun_anew`.
+_begun_anew = False
+
 #: What Python says when a number can't be read, and what that means.
 PLAIN_WORDS = (
     (r"invalid literal for int\(\) with base 10:", "expected a whole number, not"),
@@ -91,24 +94,29 @@ def run(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a screen without ± must not end a study
             stream.reconfigure(errors="replace")
-    again = _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
+    global _begun_anew
+    _begun_anew = False
+
+    def again() -> str:
+        return _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
 
     def words(stopped: signals.Stopped) -> str:
-        return f"{name}: {stopped}; {again}"
+        return f"{name}: {stopped}; {again()}"
 
-    with signals.watched(words, process_ends=arguments is None):
+    with signals.watched(words):
         code, text = 0, ""
         try:
             program(parse(settings_type, name, arguments))
             sys.stdout.flush()
+            signals.check()
         except (UserError, DataError) as error:
             code, text = 2, f"{name}: {error}"
         except EndedError as error:
-            code, text = 1, f"{name}: {error}; {again}"
+            code, text = 1, f"{name}: {error}; {again()}"
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
-            code, text = 1, f"{name}: cannot write: {error.strerror}; {again}"
+            code, text = 1, f"{name}: cannot write: {error.strerror}; {again()}"
         except signals.Stopped as stopped:
             code, text = stopped.exit_code, words(stopped)
         except KeyboardInterrupt:  # where no handlers can be set, as outside the main thread
@@ -117,18 +125,30 @@ def run(
         with contextlib.suppress(signals.Stopped), signals.deferred():
             _finish(sys.stdout)
             _finish(sys.stderr, one_line(text))
+            if code > 128 and arguments is None:
+                # Not as Python ends: what still compiles in a thread would crash, or take seconds.
+                os._exit(code)
     return code
 
 
-def _again(name: str, arguments: Sequence[str], goes_on: bool) -> str:
-    """Return how to go on: with the same command, but --overwrite would throw away what is there.
+def has_begun_anew() -> None:
+    """Note that nothing of an earlier study is left: from here on the same command goes on.
 
-    >>> _again("ablate", ["--out", "my results", "--overwrite"], goes_on=True)
+    Before that what ``--overwrite`` asks for has yet to be done.
+    """
+    global _begun_anew
+    _begun_anew = True
+
+
+def _again(name: str, arguments: Sequence[str], goes_on: bool) -> str:
+    """Return how to go on: with the same command, but --overwrite must not do its work twice.
+
+    >>> _again("ablate", ["--out", "my results"], goes_on=True)
     "to go on: python -m experiments.ablate --out 'my results'"
     """
     if not goes_on:
         return "--overwrite starts anew"
-    kept = [argument for argument in arguments if argument != "--overwrite"]
+    kept = [argument for argument in arguments if not _begun_anew or argument != "--overwrite"]
     return f"to go on: {shlex.join(['python', '-m', f'experiments.{name}', *kept])}"
 
 

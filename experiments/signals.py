@@ -3,12 +3,16 @@
 Python calls a signal's handler in the main thread between two of its own instructions, which may
 be long in coming: an epoch is one call into compiled code. So a thread waits for signals, too, and
 ends the process at the second without asking the main thread.
+
+Where Python runs the handler may be a place that throws every exception away, as ``__del__`` is, or
+what JAX has the garbage collector call. What is lost there is raised once more a moment later.
 """
 
 import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +21,13 @@ from signal import SIGINT, SIGTERM
 
 #: What they are called in a message.
 _NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM"}
+#: What a timer sends; Windows has none.
+_TIMER = (signal.SIGALRM,) if hasattr(signal, "setitimer") else ()
 #: A signal that follows another sooner, in seconds, is the same request: ``timeout`` sends SIGTERM
 #: to its child and again to the child's group, and a terminal's Ctrl-C reaches a wrapper, too.
 _SAME_REQUEST = 0.05
+#: After so many seconds what was thrown away is raised once more.
+_ONCE_MORE = 0.01
 
 
 class Stopped(BaseException):  # as KeyboardInterrupt: what catches Exception must not stop it
@@ -51,7 +59,7 @@ _state = _State()
 
 
 @contextlib.contextmanager
-def watched(last_words: Callable[[Stopped], str], *, process_ends: bool = False) -> Iterator[None]:
+def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
     """Raise `Stopped` at the first SIGINT or SIGTERM, and end the process at once at a second.
 
     Where `deferred`, the first is put off. The second ends it with the first's exit code. Outside
@@ -60,8 +68,6 @@ def watched(last_words: Callable[[Stopped], str], *, process_ends: bool = False)
 
     Args:
         last_words: what to print on stderr at the second, one line.
-        process_ends: whether the process ends, too, after a signal. Then a second ends it also
-            while Python takes JAX down, without a word more; else the handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -71,17 +77,28 @@ def watched(last_words: Callable[[Stopped], str], *, process_ends: bool = False)
     watcher = threading.Thread(target=_watch, args=(receiver, last_words), daemon=True)
     watcher.start()
     _state.asked, _state.deferrals = None, 0
-    handlers = {number: signal.getsignal(number) for number in _NAMES}
+    handlers = {number: signal.getsignal(number) for number in (*_NAMES, *_TIMER)}
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    hook = sys.unraisablehook
+
+    def thrown_away(what: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(what.exc_value, Stopped):
+            hook(what)
+        elif _TIMER:
+            signal.setitimer(signal.ITIMER_REAL, _ONCE_MORE)
+
     try:
+        sys.unraisablehook = thrown_away
         for number in _NAMES:
             signal.signal(number, _on_signal)
+        for number in _TIMER:
+            signal.signal(number, _on_timer)
         yield
     finally:
         _state.deferrals += 1  # nothing may keep the handlers from being restored
-        if process_ends and _state.asked is not None:
-            code = _state.asked.exit_code
-            handlers = dict.fromkeys(_NAMES, lambda *_: os._exit(code))
+        sys.unraisablehook = hook
+        if _TIMER:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(before)
@@ -125,6 +142,11 @@ def _on_signal(number: int, _frame: object) -> None:
     _state.asked = Stopped(number)
     if not _state.deferrals:
         raise _state.asked
+
+
+def _on_timer(_number: int, _frame: object) -> None:
+    if not _state.deferrals:  # or the next check raises it
+        check()
 
 
 def _watch(receiver: socket.socket, last_words: Callable[[Stopped], str]) -> None:

@@ -142,9 +142,15 @@ def test_a_signal_ends_with_its_code_and_the_command_to_go_on(number, code, by, 
     assert cli.parse(Toy, "toy", command[3:]) == Toy(Path("my results"))
 
 
-def test_the_command_to_go_on_does_not_throw_away_what_is_there(capsys):
-    assert cli.run(ends_with(Stopped(signal.SIGINT)), Toy, "toy", ["--overwrite"]) == 130
+def test_the_command_to_go_on_overwrites_only_what_is_not_gone_yet(capsys):
+    def program(settings):
+        cli.has_begun_anew()
+        raise Stopped(signal.SIGINT)
+
+    assert cli.run(program, Toy, "toy", ["--overwrite"]) == 130
     assert last_line(capsys).endswith("to go on: python -m experiments.toy")
+    assert cli.run(ends_with(Stopped(signal.SIGINT)), Toy, "toy", ["--overwrite"]) == 130
+    assert last_line(capsys).endswith("to go on: python -m experiments.toy --overwrite")
 
 
 def test_a_program_that_cannot_go_on_says_so(capsys):
@@ -155,8 +161,11 @@ def test_a_program_that_cannot_go_on_says_so(capsys):
 
 def test_without_arguments_the_command_to_go_on_is_the_process_s_own(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["experiments/toy.py", "--out", "x"])
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)  # which such a process ends with
     assert cli.run(ends_with(Stopped(signal.SIGINT)), Toy, "toy") == 130
     assert last_line(capsys).endswith("to go on: python -m experiments.toy --out x")
+    assert codes == [130]
 
 
 def test_ctrl_c_ends_with_130_outside_the_main_thread_too(capsys):

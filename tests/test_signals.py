@@ -1,6 +1,7 @@
 """An end in order at the first signal and at once at the second, whatever the main thread does."""
 
 import contextlib
+import gc
 import os
 import pty
 import signal
@@ -70,6 +71,71 @@ def test_where_it_is_deferred_the_work_is_finished_first(number, code):
         done.append("never")
 
     assert stopped_by(work).exit_code == code
+    assert done == ["epoch"]
+
+
+class Dropped:
+    """Python throws away whatever its end raises."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __del__(self):
+        self.act()
+
+
+def collected(act):
+    """Have the garbage collector call something, as JAX does."""
+
+    def callback(phase, info):
+        if phase == "start":
+            gc.callbacks.remove(callback)
+            act()
+
+    gc.callbacks.append(callback)
+    gc.collect()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timer to raise it")
+@pytest.mark.parametrize("throw_away", [Dropped, collected])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_that_python_throws_away_is_raised_once_more(number, code, throw_away, capsys):
+    def work():
+        throw_away(lambda: me(number))
+        throw_away(lambda: time.sleep(0.1))  # into which comes the second, too
+        time.sleep(30)
+
+    start = time.monotonic()
+    assert stopped_by(work).exit_code == code
+    assert time.monotonic() - start < 10
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_else_python_throws_away_is_told_as_ever(monkeypatch):
+    def fail():
+        raise ValueError("of somebody else")
+
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: seen.append(what.exc_type))
+    with watched(words):
+        Dropped(fail)
+    assert seen == [ValueError]
+    Dropped(fail)
+    assert seen == [ValueError] * 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timer to raise it")
+def test_what_was_thrown_away_before_a_deferral_waits_for_its_end():
+    done = []
+
+    def work():
+        Dropped(lambda: me(signal.SIGTERM))
+        with deferred():
+            time.sleep(0.1)
+            done.append("epoch")
+        done.append("never")
+
+    stopped_by(work)
     assert done == ["epoch"]
 
 
@@ -200,23 +266,6 @@ except Stopped as stopped:
 """
 
 
-ENDING = """
-import atexit, os, signal, sys, time
-from experiments.signals import Stopped, watched
-
-def slow():
-    print("ready", flush=True)
-    time.sleep(30)
-
-atexit.register(slow)
-try:
-    with watched(str, process_ends=True):
-        os.kill(os.getpid(), signal.SIGTERM)
-except Stopped as stopped:
-    sys.exit(stopped.exit_code)
-"""
-
-
 @contextlib.contextmanager
 def child(work, program=CHILD, **streams):
     with subprocess.Popen(
@@ -261,11 +310,3 @@ def test_on_a_terminal_the_first_signal_is_answered():
         "finishing what has begun; once more ends at once",
         "last words: stopped by Ctrl-C",
     ]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_while_python_ends_says_nothing_more(number):
-    with child("", ENDING) as process:
-        process.send_signal(number)
-        assert process.wait(timeout=20) == 143
-        assert process.stderr.read() == ""
