@@ -128,8 +128,14 @@ def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Con
         beside, _ = kept_sweeps.sound(folder)
     sweeps = kept_sweeps.load(settings.sweep, config, beside)
     ResultsFolder.open(folder.path, settings.overwrite)
-    config, left = study_folder.go_on(folder, settings, config, together)
-    check_room(folder, sum(len(group.seeds) for group in left.groups), together.runs)
+    if settings.overwrite:
+        left = study_folder.everything(settings, together.runs)
+    else:
+        config, left = study_folder.go_on(folder, settings, config, together)
+    runs = sum(len(group.seeds) for group in left.groups)
+    check_room(folder, runs, together.runs, settings.overwrite)
+    if settings.overwrite:
+        folder.clear()
     going_on.set_aside(left.damaged, out)  # from here on nothing refuses the start
     durable.make_folder(folder.path / RUNS)
     write_settings(folder, config, sweeps, out)

@@ -1,7 +1,7 @@
 """One writer at a time: a folder's lock, which ends with the process that holds it.
 
-The operating system keeps the lock, on the file ``.lock``, and drops it when the process ends,
-however that comes. The process's number is beside it in ``.lock.pid``, for whoever has to wait.
+The operating system keeps the lock, on the file `LOCK`, and drops it when the process ends,
+however that comes. The process's number is beside it in `HOLDER`, for whoever has to wait.
 """
 
 import contextlib
@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 from experiments import durable
 from experiments.cli import StorageError, UserError
 
-LOCK = ".lock"
-HOLDER = ".lock.pid"
+#: Names that nobody else gives a file: both are overwritten and removed.
+LOCK = ".jax-lenet.lock"
+HOLDER = ".jax-lenet.pid"
 #: How long a new holder may take to say its number, in seconds.
 PATIENCE = 1.0
 

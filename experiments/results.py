@@ -20,7 +20,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, NoReturn, Self
@@ -28,7 +29,7 @@ from typing import ClassVar, NamedTuple, NoReturn, Self
 import numpy as np
 
 from experiments import durable, npz
-from experiments.cli import StorageError, UserError
+from experiments.cli import StorageError, UserError, has_begun_anew
 from jax_lenet.models import CLASSES
 
 CONFIG = "config.json"
@@ -43,6 +44,11 @@ SUMMARY = "summary.json"
 FIGURES = ("figure1.png", "figure2.png")
 REPORT = "report.html"
 RUNS = "runs"
+#: What is in a folder has names that are narrower than a pattern can say.
+_NAMES = {
+    RUNS: re.compile(r"\w+\.seeds-\d+(-\d+)?\.npz", re.ASCII),
+    SWEEPS: re.compile(r"\d+/[^/]*", re.ASCII),
+}
 #: What columns of results.csv may hold, ends included; a loss may be anything. In 1e9 s: 30 years.
 RANGES = {
     "seed": (0, 2**32 - 1),
@@ -142,27 +148,38 @@ class ResultsFolder:
 
         Args:
             path: of the folder; it is made where it is missing.
-            overwrite: begin one, and remove what is there of `files`, and nothing else.
+            overwrite: begin one; what is there stays until `clear`, as the start may be refused.
 
         Raises:
-            UserError: if it cannot be written to, or has files of these names but nothing that
-                says what they are, and ``overwrite`` is False.
+            UserError: if it cannot be written to, has something else than files under their names,
+                or has files but nothing that says what they are, and ``overwrite`` is False.
         """
         folder = cls(path)
-        try:
+        with _writing():
             durable.make_folder(path)
             durable.clean(path, cls.files)
-            if overwrite:
-                folder.clear()
-        except StorageError as error:
-            raise UserError(f"--out: cannot write to {error.path}: {error.reason}") from None
+        for other in folder._in_the_way():
+            raise UserError(
+                f"--out: expected a file of ours or nothing at {other}; move away what is there,"
+                " or name another folder"
+            )
         if not folder.has(CONFIG) and not folder.knows_itself():
-            cls.check(path, overwrite=False)
+            cls.check(path, overwrite)
         return folder
+
+    def _in_the_way(self) -> Iterator[Path]:
+        """Yield what has a name of ours but cannot be ours: a folder in a file's place, a pipe."""
+        folders = {Path(name).parts[0] for name in self.files if "/" in name}
+        for path in (self.path / name for name in sorted(folders)):
+            if path.exists() and not path.is_dir():
+                yield path
+        for path in self.present():
+            if not path.is_file():
+                yield path
 
     def knows_itself(self) -> bool:
         """Tell whether a file other than config.json says whose results these are."""
-        return any(self.path.glob(f"{RUNS}/*.seeds-*.npz"))
+        return any(path.parent.name == RUNS for path in self.present())
 
     @classmethod
     def create(cls, path: Path, overwrite: bool) -> Self:
@@ -172,7 +189,10 @@ class ResultsFolder:
             UserError: if it cannot be written to, or holds results and ``overwrite`` is False.
         """
         cls.check(path, overwrite)
-        return cls.open(path, overwrite)
+        folder = cls.open(path, overwrite)
+        if overwrite:
+            folder.clear()
+        return folder
 
     @classmethod
     def check(cls, path: Path, overwrite: bool) -> None:
@@ -189,13 +209,24 @@ class ResultsFolder:
 
     def present(self) -> list[Path]:
         """Return which of `files` are there."""
-        return [path for name in self.files for path in sorted(self.path.glob(name))]
+        found = (path for name in self.files for path in sorted(self.path.glob(name)))
+        return [path for path in found if _is_ours(path.relative_to(self.path))]
+
+    def size(self) -> int:
+        """Return how many bytes `files` take."""
+        return sum(path.lstat().st_size for path in self.present())
 
     def clear(self) -> None:
-        """Remove what is there of `files`, the last first, and the folders that are then empty."""
+        """Remove what is there of `files`, the last first, and the folders that are then empty.
+
+        Raises:
+            UserError: if one cannot be removed.
+        """
         present = self.present()
-        for path in reversed(present):
-            durable.remove(path)
+        with _writing():
+            for path in reversed(present):
+                durable.remove(path)
+        has_begun_anew()
         below = {part for path in present for part in path.relative_to(self.path).parents[:-1]}
         for part in sorted(below, reverse=True):
             with contextlib.suppress(OSError):  # where a user's own files are, they stay
@@ -279,7 +310,15 @@ class ResultsFolder:
         Raises:
             UserError: if it is missing, or a line is not a `TimingRow`.
         """
-        return self._read_rows(TIMING, TimingRow)
+        rows = self._read_rows(TIMING, TimingRow)
+        for number, row in enumerate(rows, start=2):
+            seconds = row.train_seconds, row.test_seconds
+            if row.repeat < 1 or not all(0 < s <= RANGES["seconds"][1] for s in seconds):
+                raise UserError(
+                    f"{self.path / TIMING}: line {number}: expected repeat from 1 and seconds above"
+                    f" 0, up to {RANGES['seconds'][1]:g}"
+                )
+        return rows
 
     def read_predictions(self, name: str = PREDICTIONS) -> dict[str, np.ndarray]:
         """Read predictions.npz or first_predictions.npz.
@@ -362,7 +401,24 @@ class ResultsFolder:
                 raise UserError(
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
+        if not text.endswith("\n"):  # cut within its last number, it would be another one
+            raise UserError(f"{self.path / name}: line {len(rows) + 1} has no end")
         return rows
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what the operating system refuses into the user's mistake: nothing has begun."""
+    try:
+        yield
+    except StorageError as error:
+        raise UserError(f"--out: cannot write to {error.path}: {error.reason}") from None
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether what a pattern of `ResultsFolder.files` fits has a name that programs give."""
+    folder, *rest = path.parts
+    return folder not in _NAMES or bool(_NAMES[folder].fullmatch("/".join(rest)))
 
 
 def _refuse(constant: str) -> NoReturn:

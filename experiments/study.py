@@ -254,7 +254,15 @@ class Book:
             self.display.add([row for row in record.rows if row.epoch == record.epoch])
 
 
-def check_room(folder: ResultsFolder, runs: int, width: int) -> None:
-    """Raise UserError if the disk has no room for so many runs and what is drawn from them."""
+def check_room(folder: ResultsFolder, runs: int, width: int, overwrite: bool) -> None:
+    """Raise UserError if the disk has no room for so many runs and what is drawn from them.
+
+    Args:
+        folder: of the study.
+        runs: that are to be trained.
+        width: how many of them train together.
+        overwrite: whether what is in the folder goes.
+    """
     # A file that is replaced takes its room twice for a moment.
-    durable.room_for(folder.path, (runs + width) * RUN_BYTES + DRAWN_BYTES)
+    needed = (runs + width) * RUN_BYTES + DRAWN_BYTES
+    durable.room_for(folder.path, needed - (folder.size() if overwrite else 0))

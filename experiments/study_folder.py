@@ -106,6 +106,12 @@ def left_in(
     )
 
 
+def everything(settings: Settings, width: int) -> Left:
+    """Return what is left to do where nothing counts that is there."""
+    groups = plan({}, settings.variants, settings.all_seeds, settings.epochs, width)
+    return Left({}, groups, settings.timing_repeats > 0, test_set=True, sweeps=(), damaged=())
+
+
 def _readers(folder: ResultsFolder, records: Records) -> dict[str, Callable[[], object]]:
     """Return what reads each file that is kept, or that is made from the run files.
 

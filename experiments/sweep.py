@@ -36,6 +36,7 @@ from experiments.sweep_files import FIGURE, Outcome, SweepFolder, read
 from experiments.sweep_folder import (
     Found,
     all_runs,
+    begin,
     go_on,
     is_finished,
     runs_by_variant,
@@ -279,10 +280,16 @@ def work(folder: SweepFolder, settings: Settings, console: Console) -> None:
         "compilation_cache": cache.facts(),
     }
     SweepFolder.open(folder.path, settings.overwrite)
-    config, found = go_on(folder, settings, config)
+    if settings.overwrite:
+        config, found = begin(settings, config)
+    else:
+        config, found = go_on(folder, settings, config)
     predictions = len(all_runs(settings)) * len(data.test_labels)
     # A file that is replaced takes its room twice for a moment.
-    durable.room_for(folder.path, 2 * (together.runs * RUN_BYTES + predictions) + DRAWN_BYTES)
+    needed = 2 * (together.runs * RUN_BYTES + predictions) + DRAWN_BYTES
+    durable.room_for(folder.path, needed - (folder.size() if settings.overwrite else 0))
+    if settings.overwrite:
+        folder.clear()
     settle(folder, found, partial(say, console))
     folder.write_config(config)
     say_source(console, data)

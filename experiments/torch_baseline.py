@@ -26,6 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import cli, durable, environment, signals, torch_folder
+from experiments.kept_state import RUN_BYTES
 from experiments.lock import one_writer
 from experiments.progress import Display, say, say_results, say_source
 from experiments.results import ResultsFolder, Row
@@ -55,6 +56,10 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+
+
+#: Bytes that a line of results.csv takes on disk; rounded up.
+ROW_BYTES = 150
 
 
 @dataclass(frozen=True)
@@ -299,6 +304,12 @@ def work(
         "versions": environment.versions(("jax-lenet", "torch", "numpy")),
     }
     BaselineFolder.open(folder.path, settings.overwrite)
+    rows = settings.seeds * len(settings.variants) * settings.epochs
+    # A file that is replaced takes its room twice for a moment.
+    needed = 2 * (RUN_BYTES + rows * ROW_BYTES)
+    durable.room_for(folder.path, needed - (folder.size() if settings.overwrite else 0))
+    if settings.overwrite:
+        folder.clear()
     fits, out = partial(is_state, device), partial(say, console)
     found = torch_folder.go_on(folder, settings, config, fits, out)
     say_source(console, data)

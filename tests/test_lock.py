@@ -175,11 +175,11 @@ def test_a_folder_that_has_taken_the_place_of_another_is_left_alone(tmp_path):
                 durable.write(folder / "own", b"2")
             with pytest.raises(StorageError, match="another folder has taken this one's place"):
                 durable.make_folder(folder / "runs")
-            assert names(folder) == [".lock", ".lock.pid"]
+            assert names(folder) == [lock.LOCK, lock.HOLDER]
             durable.write(tmp_path / "beside", b"3")
             holder = (folder / lock.HOLDER).read_text()
             assert holder == f"{process.pid}\n"
-    assert names(folder) == [".lock", ".lock.pid"]  # the other's
+    assert names(folder) == [lock.LOCK, lock.HOLDER]  # the other's
     assert (moved / "own").read_bytes() == b"1"
 
 

@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_every_file_is_written_so_that_a_crash_leaves_the_old_one_or_the_new(fol
         with faulty(disk):
             write(folder)
         assert path.read_bytes() in (b"old", new)
-        ResultsFolder.open(folder.path, overwrite=True)
+        ResultsFolder.create(folder.path, overwrite=True)
         assert names(folder.path) == []  # no leftover of any moment stays
         write(folder)
 
@@ -172,6 +173,8 @@ def test_files_that_nothing_says_the_meaning_of_are_not_gone_on_with(folder):
     with pytest.raises(UserError, match=r"already holds results\.csv; give --overwrite"):
         ResultsFolder.open(folder.path, overwrite=False)
     ResultsFolder.open(folder.path, overwrite=True)
+    assert names(folder.path) == ["results.csv"]  # until nothing refuses the start
+    folder.clear()
     assert names(folder.path) == []
 
 
@@ -188,10 +191,41 @@ def test_to_overwrite_removes_the_runs_too_and_the_config_last(folder):
     (folder.path / "runs" / "LeNet.seeds-0.npz").touch()
     (folder.path / "runs" / "LeNet.seeds-0.npz.damaged-1").touch()
     with faulty(FaultyDisk()) as disk:
-        ResultsFolder.open(folder.path, overwrite=True)
+        folder.clear()
     removed = [operation.name for operation in disk.operations if operation.kind == "unlink"]
     assert removed == ["LeNet.seeds-0.npz", "results.csv", "config.json"]
     assert names(folder.path / "runs") == ["LeNet.seeds-0.npz.damaged-1"]
+
+
+def test_to_overwrite_removes_nothing_that_only_looks_like_ours(folder):
+    theirs = ["runs/my.seeds-x.npz", "runs/LeNet.seeds-0.npz.npz", "sweeps/2026-notes/config.json"]
+    for name in (*theirs, "sweeps/1/config.json", "runs/LeNet.seeds-0-2.npz"):
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).touch()
+    folder.clear()
+    left = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(folder.path)) for path in left) == sorted(theirs)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize(
+    "name", ["config.json", "results.csv", "report.html", "runs/LeNet.seeds-0.npz"]
+)
+def test_what_has_a_files_name_but_is_none_is_refused_and_stays(folder, name, kind, overwrite):
+    (folder.path / "runs").mkdir()
+    folder.write_timing([])
+    kind(folder.path / name)
+    with pytest.raises(UserError, match=f"expected a file of ours or nothing at .*{name};"):
+        ResultsFolder.open(folder.path, overwrite)
+    assert (folder.path / name).exists()
+    assert folder.has("timing.csv")
+
+
+def test_a_file_in_the_place_of_a_folder_of_the_folder_is_refused(folder):
+    (folder.path / "runs").write_text("mine")
+    with pytest.raises(UserError, match=r"expected a file of ours or nothing at .*/runs;"):
+        ResultsFolder.open(folder.path, overwrite=False)
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
