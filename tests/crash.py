@@ -127,12 +127,22 @@ class Command:
     shared: Path
     epochs: int
 
-    def start(self, out: Path, screen: Path, limit: int | None = None) -> subprocess.Popen:
-        """Start a process that writes what it says into a file, with a limit to a file's bytes."""
+    def start(
+        self, out: Path, screen: Path, limit: int | None = None, cold: bool = False
+    ) -> subprocess.Popen:
+        """Start a process that writes what it says into a file.
+
+        Args:
+            out: the study's folder.
+            screen: the file.
+            limit: how many bytes a file of the study may have.
+            cold: whether it compiles everything itself.
+        """
         command = [sys.executable, "-m", "experiments.ablate", *arguments(self.epochs)]
         if limit is not None:  # set by the child itself: JAX in this process forbids a fork
             command[1:3] = ["-c", LIMITED.format(limit)]
-        command += ["--devices", "1", "--compilation-cache", str(self.shared / "compiled")]
+        cache = "off" if cold else str(self.shared / "compiled")
+        command += ["--devices", "1", "--compilation-cache", cache]
         environment = os.environ | {"PYTHONPYCACHEPREFIX": str(self.shared / "bytecode")}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         environment.pop("XLA_FLAGS", None)  # compiled once, what trains runs in many processes

@@ -1,13 +1,17 @@
-"""A study is killed at any moment, again and again, and ends with the bits of an undisturbed one.
+"""A study is killed or stopped at any moment, again and again, and ends with the same bits.
 
-These are processes of the real program, drawing included; `test_crash_writing` is about what a
-machine that loses its power does to the files, and `test_lock` about the lock alone.
+These are processes of the real program, compiling and drawing included; `test_crash_writing` is
+about what a machine that loses its power does to the files, `test_lock` about the lock alone, and
+`test_signals` about the handlers.
 """
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,6 +22,8 @@ from tests.crash import VARIANTS, Command, Kills, debris, finished, numbers, one
 SEED = 20_26
 #: Of the full run: `JAX_LENET_KILLS` asks for another number.
 KILLS = int(os.environ.get("JAX_LENET_KILLS", "1000"))
+STOPS = max(1, KILLS // 5)
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,73 @@ def test_studies_that_are_killed_a_thousand_times_end_with_the_same_bits(
     killed = kills(command, undisturbed, tmp_path, rng.uniform(size=KILLS))
     with capsys.disabled():
         print(f"\n{killed}")
+
+
+def stop(command, out, number, seconds, cold):
+    """Send a signal after so many seconds; return the exit code, the screen and the wait after."""
+    screen = out.with_suffix(".screen")
+    with command.start(out, screen, cold=cold) as process:
+        try:
+            return process.wait(timeout=seconds), screen.read_text(), 0.0
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        sent = time.monotonic()
+        try:
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+    return code, screen.read_text(), time.monotonic() - sent
+
+
+def stop_again_and_again(command, undisturbed, folder, stops, longest):
+    """Stop studies at random moments, and go on with each; return what became of the processes."""
+    expected, life = numbers(undisturbed[0]), undisturbed[1]
+    rng, ends, out = np.random.default_rng([SEED, stops]), Counter(), folder / "out"
+    done, slowest = set(), 0.0
+    for place in range(stops):
+        number, cold = rng.choice(list(CODES)), place % 3 == 0
+        # What compiles everything takes four times as long; half of it compiles what trains first.
+        moment = life * rng.uniform(0, 2 if cold else 1)
+        code, screen, took = stop(command, out, number, moment, cold)
+        assert "Traceback" not in screen, screen
+        assert "ignored" not in screen, screen
+        assert not out.is_dir() or debris(out) == []
+        if code == CODES[number]:
+            last = screen.splitlines()[-1]
+            assert last.startswith("ablate: stopped by"), screen
+            assert "to go on: python -m experiments.ablate --dataset" in last
+            assert took < longest, screen
+            slowest = max(slowest, took)
+        else:  # before the program runs, or after it has ended
+            assert (code, screen) == (-number, "") or code == 0, (code, screen)
+        if out.is_dir():
+            assert done <= finished(out)
+            done = finished(out)
+        ends[f"{'cold' if cold else 'warm'} {code}"] += 1
+        if code == 0:
+            assert numbers(out) == expected
+            shutil.rmtree(out)
+            done = set()
+    assert command.run(out).code == 0
+    assert numbers(out) == expected
+    return ends, slowest
+
+
+def test_a_study_stopped_at_any_moment_ends_in_order_and_goes_on_to_the_same_bits(
+    command, undisturbed, tmp_path
+):
+    # Not of two seconds: beside other tests the machine is busy.
+    ends, _ = stop_again_and_again(command, undisturbed, tmp_path, 4, longest=10)
+    assert ends.total() == 4
+
+
+@pytest.mark.crash
+def test_studies_stopped_at_many_moments_end_within_two_seconds_and_go_on(
+    command, undisturbed, tmp_path, capsys
+):
+    ends, slowest = stop_again_and_again(command, undisturbed, tmp_path, STOPS, longest=2)
+    with capsys.disabled():
+        print(f"\n{STOPS} stops: {dict(ends)}; the slowest took {slowest:.2f} s")
 
 
 def test_of_two_programs_one_is_refused_and_a_killed_one_is_taken_over_from_silently(
