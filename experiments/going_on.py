@@ -137,14 +137,20 @@ def shrunk(old: Config, new: Config, lists: Sequence[str]) -> list[str]:
     less = [n for n in lists if not set(old.get(n) or ()) <= set(new.get(n) or ())]
     if old["first_seed"] < new["first_seed"]:
         less.append("first_seed")
-    if old["first_seed"] + old["seeds"] > new["first_seed"] + new["seeds"]:
+    missed = old["first_seed"] + old["seeds"] > new["first_seed"] + new["seeds"]
+    if missed and old["seeds"] > new["seeds"]:
         less.append("seeds")
     if old["epochs"] > new["epochs"]:
         less.append("epochs")
     other = [n for n in lists if (old.get(n) is None) != (new.get(n) is None)]
-    return [difference(flag(n), old.get(n), new.get(n)) for n in other] + [
+    found = [difference(flag(n), old.get(n), new.get(n)) for n in other] + [
         f"{difference(flag(n), old[n], new[n])} (more can be added)" for n in less if n not in other
     ]
+    if missed and old["first_seed"] > new["first_seed"]:
+        both = old["first_seed"] + old["seeds"] - new["first_seed"]
+        words = difference("--first-seed", old["first_seed"], new["first_seed"])
+        found.append(f"{words} (--seeds {both} would hold both)")
+    return found
 
 
 def refuse(found: Sequence[str], path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import durable, environment
+from experiments import durable, environment, going_on
 from experiments.lock import one_writer
 from jax_lenet import load
 from tests.test_going_on import STUDY, be_quick, cut_in_half, run
@@ -147,6 +147,18 @@ def test_another_first_seed_is_refused_where_the_others_train_together(tmp_path,
     assert run(tmp_path, *several, "--first-seed", 1, "--seeds", 1) == 0
     assert run(tmp_path, *several, "--first-seed", 0, "--seeds", 2) == 2
     assert "--first-seed: the folder has 1, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seeds", "also"), [(2, ""), (1, "--seeds: the folder has 2, not 1 (more can be added); ")]
+)
+def test_a_lower_first_seed_that_leaves_out_a_run_is_refused_with_how_many_seeds_hold_both(
+    seeds, also
+):
+    old, new = ({"first_seed": f, "seeds": n, "epochs": 1} for f, n in ((5, 2), (0, seeds)))
+    words = "--first-seed: the folder has 5, not 0 (--seeds 7 would hold both)"
+    assert "; ".join(going_on.shrunk(old, new, ())) == also + words
+    assert going_on.shrunk(old, new | {"seeds": 7}, ()) == []
 
 
 @pytest.mark.parametrize("program", ["experiments.sweep", "experiments.torch_baseline"])
