@@ -9,14 +9,15 @@ before the other goes, and from then on it alone counts, whatever ends the progr
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments import durable
 from experiments.cli import UserError
 from experiments.going_on import Damaged, Say
-from experiments.results import CONFIG, KEPT, SWEEPS, ResultsFolder
-from experiments.sweep_files import read
+from experiments.results import CONFIG, KEPT, PREDICTIONS, SWEEPS, ResultsFolder
+from experiments.sweep_files import ROWS, SweepFolder, read
 from experiments.sweep_results import Sweep
 
 SAME_SETTINGS = ("epochs", "batch_size", "learning_rate")
@@ -48,8 +49,7 @@ Files = dict[str, bytes]
 
 def folders(folder: ResultsFolder) -> list[Path]:
     """Return the folders of the sweeps that are kept, the oldest first."""
-    found = (folder.path / SWEEPS).glob(f"[0-9]*/{CONFIG}")
-    return sorted((path.parent for path in found if path.parent.name.isdecimal()), key=_number)
+    return [path for path in _own(folder) if (path / CONFIG).exists()]
 
 
 def read_all(folder: ResultsFolder) -> list[Kept]:
@@ -133,7 +133,8 @@ def keep(folder: ResultsFolder, sweeps: Sequence[Files], say: Say) -> None:
         sweeps: that `load` has checked.
         say: prints a line; it gets one for each sweep that goes.
     """
-    durable.clean(folder.path, [f"{SWEEPS}/[0-9]*/{name}" for name in KEPT])
+    for path in _own(folder):
+        durable.clean(path, KEPT)
     there = [_files_of(kept.path) for kept in read_all(folder)]
     for files in sweeps:
         if files not in there:
@@ -149,8 +150,8 @@ def keep(folder: ResultsFolder, sweeps: Sequence[Files], say: Say) -> None:
             words = ", ".join(map(in_words, sorted(old.questions, key=str)))
             say(f"{new.path} takes the place of the sweep in {path}: both have {words}")
             _remove(path)
-    for path in _numbered(folder):
-        if path not in folders(folder):  # what a crash left of one that came or went
+    for path in _own(folder):
+        if path not in folders(folder) and _is_left_of_one(path):
             _remove(path)
 
 
@@ -169,9 +170,27 @@ def _number(path: Path) -> int:
 
 
 def _numbered(folder: ResultsFolder) -> list[Path]:
-    """Return the folders in which a sweep is, or was."""
+    """Return whatever has a sweep's place, by number."""
     found = (folder.path / SWEEPS).glob("[0-9]*")
-    return [path for path in found if path.name.isdecimal() and path.is_dir()]
+    return sorted((path for path in found if path.name.isdecimal()), key=_number)
+
+
+def _own(folder: ResultsFolder) -> list[Path]:
+    """Return the folders in which a sweep is, or was; the user's own may lie behind a link."""
+    return [path for path in _numbered(folder) if path.is_dir() and not path.is_symlink()]
+
+
+def _is_left_of_one(path: Path) -> bool:
+    """Tell whether files can be what a crash left of a sweep that came or went: each is whole."""
+    files = SweepFolder(path)
+    readers = {PREDICTIONS: partial(files.read_answers, {}), ROWS: files.read_runs}
+    try:
+        for name, read_one in readers.items():
+            if files.has(name):
+                read_one()
+    except UserError:
+        return False
+    return True
 
 
 def _next(folder: ResultsFolder) -> Path:
@@ -188,7 +207,7 @@ def _files_of(path: Path) -> Files:
 def _remove(path: Path) -> None:
     """Remove a sweep's files, config.json first: what then is there counts no more."""
     for name in reversed(KEPT):
-        if (path / name).exists():
+        if (path / name).is_file():
             durable.remove(path / name)
     with contextlib.suppress(OSError):  # where a user's own files are, they stay
         path.rmdir()

@@ -212,6 +212,38 @@ def test_what_is_not_a_sweeps_stays_where_one_goes_or_all_are_overwritten(folder
     assert names(folder.path / "sweeps" / "1") == ["notes.txt"]
 
 
+def test_a_linked_folder_is_the_users_own_and_nothing_in_it_changes(folder, old, new):
+    sweeps = folder.path / "sweeps"
+    sweeps.mkdir()
+    (sweeps / "1").symlink_to(old)
+    before = files_of(old)
+    assert keep_these(folder, new) == []
+    assert counting(folder) == [files_of(new)]
+    assert names(sweeps) == ["1", "2"]
+    assert files_of(old) == before
+    (old / "predictions.npz").write_bytes(b"torn")
+    (old / ".sweep.csv.12345.tmp").write_bytes(b"half of i")  # its program may be alive
+    assert sound(folder)[1] == []
+    keep_these(folder, new)
+    assert ".sweep.csv.12345.tmp" in names(old)
+    (old / "config.json").unlink()
+    keep_these(folder, new)
+    assert (old / "predictions.npz").read_bytes() == b"torn"
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "sweep.csv"])
+def test_without_config_json_only_what_a_sweep_leaves_is_removed(folder, old, dropout, name):
+    keep_these(folder, old)
+    sweeps = folder.path / "sweeps"
+    for number in "78":
+        shutil.copytree(sweeps / "1", sweeps / number)
+        (sweeps / number / "config.json").unlink()
+    (sweeps / "7" / name).write_bytes(b"the user's")
+    keep_these(folder, dropout)
+    assert names(sweeps) == ["1", "7", "9"]
+    assert names(sweeps / "7") == ["predictions.npz", "sweep.csv"]
+
+
 def test_a_sweep_in_a_folder_that_is_about_to_be_emptied_is_refused(folder, old):
     keep_these(folder, old)
     check_outside([old], folder)
