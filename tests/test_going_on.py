@@ -15,14 +15,11 @@ import pytest
 
 from experiments import ablate, cli, environment, figures, page, run_store, study
 from experiments.ablate_settings import Settings
-from experiments.going_on import Identity
 from experiments.kept_state import state_arrays
 from experiments.progress import Display
 from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder
 from experiments.settings import StudySettings
 from jax_lenet.ensemble import compile_programs
-from tests.faults import names
-from tests.simulated import LEARNING_RATES, write_sweep
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -299,105 +296,3 @@ def test_overwrite_starts_anew_with_other_settings(finished, trained):
     assert trained == [("LeNet", 0, 1)]
     assert [path.name for path in run_store.files(finished)] == ["LeNet.seeds-0.npz"]
     assert (finished / "notes.txt").read_text() == "the user's"
-
-
-# Damage
-
-
-def cut_in_half(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def cut_last_line(path):
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def of_another_study(path):
-    run = run_store.read(path)
-    other = Identity({**run.identity.settings, "--batch-size": 64}, run.identity.environment)
-    path.write_bytes(run_store.encode(run_store.RunFile(run.variant, run.fit, other)))
-
-
-def edited(path):
-    path.write_text(path.read_text().replace('"batch_size": 32', '"batch_size": 64'))
-
-
-DAMAGE = [
-    ("runs/LeNet.seeds-0.npz", cut_in_half, 2),
-    ("runs/LeNet_BN_Dropout.seeds-1.npz", of_another_study, 2),
-    ("results.csv", cut_last_line, 0),
-    ("config.json", cut_in_half, 0),
-    ("config.json", edited, 0),
-    ("predictions.npz", cut_in_half, 0),
-    ("first_predictions.npz", cut_in_half, 0),
-    ("test_set.npz", cut_in_half, 0),
-]
-
-
-@pytest.mark.parametrize(("name", "damage", "epochs"), DAMAGE)
-def test_a_damaged_file_is_named_set_aside_and_made_again(
-    name, damage, epochs, finished, undisturbed, capsys, trained
-):
-    damage(finished / name)
-    torn = (finished / name).read_bytes()
-    assert run(finished, *STUDY) == 0
-    assert f"is now {Path(name).name}.damaged-1" in capsys.readouterr().out
-    assert (finished / f"{name}.damaged-1").read_bytes() == torn
-    assert len(trained) == epochs
-    assert numbers(finished) == numbers(undisturbed)
-    assert (finished / "test_set.npz").read_bytes() == (undisturbed / "test_set.npz").read_bytes()
-    assert run(finished, *STUDY) == 0
-    assert len(trained) == epochs
-
-
-#: What is made of the run files; without these, it is all that is left of the runs.
-OF_RUNS = ("results.csv", FIRST_PREDICTIONS, PREDICTIONS)
-
-
-@pytest.mark.parametrize(("more", "epochs"), [((), 0), (("--seeds", "3"), 4)])
-def test_a_damaged_sweep_that_it_keeps_is_set_aside_and_stops_no_study(
-    more, epochs, finished, trained, capsys
-):
-    sweep = write_sweep(finished / "sweeps" / "1", LEARNING_RATES, lambda point: 0.9, 2)
-    cut_in_half(sweep / "predictions.npz")
-    assert run(finished, *STUDY, *more) == 0
-    assert f"cannot read {sweep / 'predictions.npz'}" in capsys.readouterr().out
-    assert names(sweep) == [
-        f"{n}.damaged-1" for n in ("config.json", "predictions.npz", "sweep.csv")
-    ]
-    assert len(trained) == epochs
-
-
-def assert_set_aside(folder, before, of_names):
-    for name in of_names:
-        assert (folder / f"{name}.damaged-1").read_bytes() == (before / name).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["config.json", "results.csv", "predictions.npz", "runs"])
-def test_a_file_that_is_gone_is_made_again(name, finished, undisturbed, trained):
-    path = finished / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run(finished, *STUDY) == 0
-    assert len(trained) == (EPOCHS if name == "runs" else 0)
-    assert numbers(finished) == numbers(undisturbed)
-    kept = OF_RUNS if name == "runs" else ()
-    assert {path.name for path in finished.glob("*.damaged-*")} == {f"{n}.damaged-1" for n in kept}
-    assert_set_aside(finished, undisturbed, kept)
-
-
-def test_without_config_json_the_run_files_tell_the_settings(finished, capsys):
-    (finished / "config.json").unlink()
-    assert run(finished, *STUDY, "--batch-size", 64) == 2
-    assert "--batch-size: the folder has 32, not 64" in capsys.readouterr().err
-
-
-def test_nothing_is_kept_of_which_nothing_tells_what_it_is(finished, undisturbed, trained, capsys):
-    shutil.rmtree(finished / "runs")
-    cut_in_half(finished / "config.json")
-    assert run(finished, *STUDY) == 0
-    assert len(trained) == EPOCHS
-    said = capsys.readouterr().out
-    for name in ("config.json", *OF_RUNS):
-        assert f"{name} is now {name}.damaged-1" in said
-    assert_set_aside(finished, undisturbed, OF_RUNS)
-    assert numbers(finished) == numbers(undisturbed)

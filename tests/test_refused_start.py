@@ -10,7 +10,8 @@ import pytest
 from experiments import durable, environment, going_on
 from experiments.lock import one_writer
 from jax_lenet import load
-from tests.test_going_on import STUDY, be_quick, cut_in_half, run
+from tests.test_damaged_study import cut_in_half
+from tests.test_going_on import STUDY, be_quick, run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,140 @@
+"""A damaged or foreign file in a study's folder is set aside, and the numbers stay the same."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import run_store
+from experiments.going_on import Identity
+from experiments.results import FIRST_PREDICTIONS, PREDICTIONS
+from tests.faults import names
+from tests.simulated import LEARNING_RATES, write_sweep
+from tests.test_going_on import EPOCHS, STUDY, be_quick, numbers, run, trained
+
+__all__ = ["trained"]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, compiled, as_for_users):
+    be_quick(monkeypatch, compiled)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, compiled, as_for_users):
+    """A finished study."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        be_quick(patch, compiled)
+        assert run(out, *STUDY) == 0
+    return out
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "finished"))
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_last_line(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def of_another_study(path):
+    run = run_store.read(path)
+    other = Identity({**run.identity.settings, "--batch-size": 64}, run.identity.environment)
+    path.write_bytes(run_store.encode(run_store.RunFile(run.variant, run.fit, other)))
+
+
+def edited(path):
+    path.write_text(path.read_text().replace('"batch_size": 32', '"batch_size": 64'))
+
+
+DAMAGE = [
+    ("runs/LeNet.seeds-0.npz", [cut_in_half], 2),
+    ("runs/LeNet_BN_Dropout.seeds-1.npz", [of_another_study], 2),
+    ("results.csv", [cut_last_line], 0),
+    *((name, [cut_in_half], 0) for name in (PREDICTIONS, FIRST_PREDICTIONS, "test_set.npz")),
+    ("config.json", [cut_in_half, edited], 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "epochs"),
+    [(name, damage, epochs) for name, damages, epochs in DAMAGE for damage in damages],
+)
+def test_a_damaged_file_is_named_set_aside_and_made_again(
+    name, damage, epochs, finished, undisturbed, capsys, trained
+):
+    damage(finished / name)
+    torn = (finished / name).read_bytes()
+    assert run(finished, *STUDY) == 0
+    assert f"is now {Path(name).name}.damaged-1" in capsys.readouterr().out
+    assert (finished / f"{name}.damaged-1").read_bytes() == torn
+    assert len(trained) == epochs
+    assert numbers(finished) == numbers(undisturbed)
+    assert (finished / "test_set.npz").read_bytes() == (undisturbed / "test_set.npz").read_bytes()
+    assert run(finished, *STUDY) == 0
+    assert len(trained) == epochs
+
+
+#: What is made of the run files; without these, it is all that is left of the runs.
+OF_RUNS = ("results.csv", FIRST_PREDICTIONS, PREDICTIONS)
+
+
+@pytest.mark.parametrize(("more", "epochs"), [((), 0), (("--seeds", "3"), 4)])
+def test_a_damaged_sweep_that_it_keeps_is_set_aside_and_stops_no_study(
+    more, epochs, finished, trained, capsys
+):
+    sweep = write_sweep(finished / "sweeps" / "1", LEARNING_RATES, lambda point: 0.9, 2)
+    cut_in_half(sweep / "predictions.npz")
+    assert run(finished, *STUDY, *more) == 0
+    assert f"cannot read {sweep / 'predictions.npz'}" in capsys.readouterr().out
+    assert names(sweep) == [
+        f"{n}.damaged-1" for n in ("config.json", "predictions.npz", "sweep.csv")
+    ]
+    assert len(trained) == epochs
+
+
+def assert_set_aside(folder, before, of_names):
+    for name in of_names:
+        assert (folder / f"{name}.damaged-1").read_bytes() == (before / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.csv", "predictions.npz", "runs"])
+def test_a_file_that_is_gone_is_made_again(name, finished, undisturbed, trained):
+    path = finished / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run(finished, *STUDY) == 0
+    assert len(trained) == (EPOCHS if name == "runs" else 0)
+    assert numbers(finished) == numbers(undisturbed)
+    kept = OF_RUNS if name == "runs" else ()
+    assert {path.name for path in finished.glob("*.damaged-*")} == {f"{n}.damaged-1" for n in kept}
+    assert_set_aside(finished, undisturbed, kept)
+
+
+def test_without_config_json_the_run_files_tell_the_settings(finished, capsys):
+    (finished / "config.json").unlink()
+    assert run(finished, *STUDY, "--batch-size", 64) == 2
+    assert "--batch-size: the folder has 32, not 64" in capsys.readouterr().err
+
+
+def test_nothing_is_kept_of_which_nothing_tells_what_it_is(finished, undisturbed, trained, capsys):
+    shutil.rmtree(finished / "runs")
+    cut_in_half(finished / "config.json")
+    assert run(finished, *STUDY) == 0
+    assert len(trained) == EPOCHS
+    said = capsys.readouterr().out
+    for name in ("config.json", *OF_RUNS):
+        assert f"{name} is now {name}.damaged-1" in said
+    assert_set_aside(finished, undisturbed, OF_RUNS)
+    assert numbers(finished) == numbers(undisturbed)
