@@ -246,8 +246,10 @@ def scan(
         try:
             run = read(path)
             runs = {(run.variant, seed) for seed in run.fit.seeds}
-            if run.identity != identity or not wanted(run.group, len(run.fit.history)):
+            if run.identity != identity:
                 raise DamagedError("its runs are another study's")
+            if not wanted(run.group, len(run.fit.history)):
+                raise DamagedError("the study has no such runs")
             if runs & taken:
                 raise DamagedError("another file has some of its runs")
         except DamagedError as error:

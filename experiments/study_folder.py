@@ -24,6 +24,7 @@ from experiments.results import (
 from experiments.run_store import Group, Records
 from experiments.study import plan
 from experiments.together import Together
+from jax_lenet.models import VARIANTS
 
 PROGRAM = "experiments.ablate"
 #: The settings that decide a run's numbers.
@@ -206,6 +207,8 @@ def go_on(
     elif old is None:
         going_on.whole(folder, CONFIG, partial(_refuse_config, folder), damaged)
     changed = going_on.differences(before.settings, new.settings)
+    if old is None:  # else `finished` has compared them
+        changed += _shrunk(folder, before, settings)
     if old is not None and together.each > 1:  # the first seed trains alone: it has other bits
         first = ({"--first-seed": c["settings"]["first_seed"]} for c in (old, config))
         changed += going_on.differences(*first)
@@ -219,6 +222,22 @@ def _most_common(folder: ResultsFolder) -> Identity | None:
     """Return the identity that most run files have, if there are any."""
     found = list(run_store.identities(folder.path))
     return max(found, key=found.count, default=None)
+
+
+def _shrunk(folder: ResultsFolder, identity: Identity, settings: Settings) -> list[str]:
+    """Return which settings ask for less than the run files have, as `going_on.shrunk`."""
+    records = run_store.scan(folder.path, identity, lambda group, epoch: True, [])
+    if not records:
+        return []
+    seeds = [seed for group in records for seed in group.seeds]
+    variants = {group.variant for group in records}
+    there = {
+        "variants": [name for name in VARIANTS if name in variants],
+        "first_seed": min(seeds),
+        "seeds": max(seeds) + 1 - min(seeds),
+        "epochs": max(record.epoch for record in records.values()),
+    }
+    return going_on.shrunk(there, settings.as_json(), STUDY.lists)
 
 
 def _refuse_config(folder: ResultsFolder) -> NoReturn:

@@ -81,6 +81,22 @@ def test_other_settings_are_refused_by_name_with_both_values(
     assert content(undisturbed) == before
 
 
+LESS = [case for case in REFUSED if "(more can be added)" in case[1][0]]
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, Path.unlink])
+@pytest.mark.parametrize(("arguments", "messages"), LESS)
+def test_less_is_refused_without_a_config_json_too_as_the_run_files_tell(
+    arguments, messages, damage, finished, capsys
+):
+    damage(finished / "config.json")
+    before = content(finished)
+    assert run(finished, *STUDY, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ablate: {'; '.join(messages)}; --overwrite")
+    assert content(finished) == before
+
+
 def without_runs(folder):
     shutil.rmtree(folder / "runs")
 
