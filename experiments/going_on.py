@@ -5,6 +5,7 @@ train, so must what they are computed with: another version or processor gives o
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -41,12 +42,14 @@ class Kind(NamedTuple):
         identify: returns the identity of a config.json; see `identity_of`.
         words: the settings from which everything follows that decides the numbers.
         lists: the settings whose values can become more, one by one.
+        check: raises UserError for a config.json, at this path, of which nothing can be drawn.
     """
 
     program: str
     identify: Callable[[Config], Identity]
     words: tuple[str, ...]
     lists: tuple[str, ...] = ("variants",)
+    check: Callable[[Config, Path], None] = lambda config, path: None
 
 
 class Damaged(NamedTuple):
@@ -164,24 +167,40 @@ def refuse(found: Sequence[str], path: Path) -> None:
 def config_of(folder: ResultsFolder, kind: Kind) -> dict[str, Any] | None:
     """Return a folder's config.json; None where it is missing or damaged.
 
+    One from which the folder could not be drawn is damaged, too: else it would stop the program at
+    its end, each time.
+
     Raises:
         UserError: if another program made it.
     """
     try:
         config = folder.read_config()
         made_by, settings = config["program"], config["settings"]
-        whole = [settings[name] for name in ("first_seed", "seeds", "epochs")]
-        items = [item for name in kind.lists for item in settings.get(name) or ()]
+        sound = _are_sound(settings, kind.lists)
         if made_by == kind.program:
             kind.identify(config)
-    except (UserError, KeyError, TypeError, AttributeError):
+            kind.check(config, folder.path / CONFIG)
+            json.dumps(config, indent=2, allow_nan=False)  # it is written again
+    except (UserError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return None
-    if not isinstance(made_by, str) or any(type(number) is not int for number in whole):
-        return None
-    if not all(isinstance(item, str | int | float) for item in items):
+    if not (isinstance(made_by, str) and sound):
         return None
     refuse(differences({"program": made_by}, {"program": kind.program}), folder.path)
     return config
+
+
+def _are_sound(settings: Config, lists: Sequence[str]) -> bool:
+    """Tell whether settings are such that others can be compared with them."""
+    least = {"first_seed": 0, "seeds": 1, "epochs": 1}
+    whole = all(type(settings[n]) is int and settings[n] >= low for n, low in least.items())
+    values = [settings.get(name) for name in lists]
+    items = [item for value in values for item in value or ()]
+    return (
+        whole
+        and settings["first_seed"] + settings["seeds"] <= 2**32
+        and all(value is None or isinstance(value, list) for value in values)
+        and all(isinstance(item, str | int | float) for item in items)
+    )
 
 
 def config_as_before(

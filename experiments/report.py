@@ -70,12 +70,7 @@ def remake(folder: ResultsFolder) -> Remade:
     from experiments import figures, page  # matplotlib takes a second to import
 
     config = folder.read_config()
-    study_config.check(config, folder.path / CONFIG)
-    if config["data"]["kind"] not in SOURCES:
-        raise cli.UserError(
-            f"{folder.path / CONFIG}: expected the config.json of a study: data.kind is one of"
-            f" {', '.join(SOURCES)}"
-        )
+    check_config(config, folder.path / CONFIG)
     settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
     epochs, rate, rules = settings["epochs"], settings["learning_rate"], rules_of(settings)
     curves = curves_of(folder.read_results(), epochs)
@@ -92,6 +87,23 @@ def remake(folder: ResultsFolder) -> Remade:
         )
     page.write(folder, config, summary)
     return Remade(curves, summary)
+
+
+def check_config(config: Mapping, path: Path) -> None:
+    """Check that a config.json has what is drawn of it.
+
+    Args:
+        config: the content.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: naming the first place where something else is expected.
+    """
+    study_config.check(config, path)
+    if config["data"]["kind"] not in SOURCES:
+        raise cli.UserError(
+            f"{path}: expected the config.json of a study: data.kind is one of {', '.join(SOURCES)}"
+        )
 
 
 def rules_of(settings: Mapping) -> Rules:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments import going_on, kept_sweeps, run_store
+from experiments import going_on, kept_sweeps, report, run_store
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind
@@ -38,7 +39,17 @@ def identity_of(config: Config) -> Identity:
     return going_on.identity_of(config, DECIDE)
 
 
-STUDY = Kind(PROGRAM, identity_of, WORDS)
+def check_config(config: Config, path: Path) -> None:
+    """Raise UserError unless a config.json is one that this program wrote, as far as it is used."""
+    report.check_config(config, path)
+    together, variants = config.get("seeds_at_once"), config["settings"].get("variants")
+    if type(together) is not int or together < 1:
+        raise UserError(f"{path}: expected seeds_at_once, a whole number above 0")
+    if not variants or not set(variants) <= VARIANTS.keys():
+        raise UserError(f"{path}: expected settings.variants of {', '.join(VARIANTS)}")
+
+
+STUDY = Kind(PROGRAM, identity_of, WORDS, check=check_config)
 
 
 @dataclass(frozen=True)
@@ -176,9 +187,12 @@ def _is_of_its_runs(folder: ResultsFolder, config: Config) -> bool:
 
     Text is easily edited, a run file is not: where they disagree, config.json is not believed.
     """
-    own = identity_of(config)
-    found = list(run_store.identities(folder.path))
-    return not found or own in found
+    own, found = identity_of(config), False
+    for identity in run_store.identities(folder.path):
+        if identity == own:
+            return True
+        found = True
+    return not found
 
 
 def go_on(

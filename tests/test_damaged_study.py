@@ -1,5 +1,6 @@
 """A damaged or foreign file in a study's folder is set aside, and the numbers stay the same."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -59,12 +60,58 @@ def edited(path):
     path.write_text(path.read_text().replace('"batch_size": 32', '"batch_size": 64'))
 
 
+def with_setting(place, value):
+    """Put a value at a place of config.json; None takes away what is there."""
+
+    def damage(path):
+        config = json.loads(path.read_text())
+        *above, name = place.split(".")
+        inner = config
+        for each in above:
+            inner = inner[each]
+        del inner[name]
+        if value is not None:
+            inner[name] = value
+        path.write_text(json.dumps(config))
+
+    return named(damage, f"{place} {value}")
+
+
+def named(damage, words):
+    damage.__name__ = words
+    return damage
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def of_another_program(path):
+    path.write_text('{"name": "a web page"}')
+
+
+UNSOUND = [
+    *(("title", value) for value in (None, 3, "two\nlines")),
+    *(("data.kind", value) for value in (None, 3, "a CD")),
+    *(("data.notice", value) for value in (None, 3, [])),
+    *(("data.path", value) for value in (None, 3)),
+    *(("data.sizes.test", value) for value in (None, -1, 1.5, "ten")),
+    *(("data.files", value) for value in (None, [])),
+    *(("seeds_at_once", value) for value in (None, 0, 1.5, "1")),
+    *(("settings.seeds", value) for value in (None, 0, "2")),
+    ("settings.first_seed", -1),
+    *(("settings.variants", value) for value in (None, "LeNet", ["AlexNet"], [["LeNet"]])),
+    ("settings.learning_rate", None),
+    ("peak_rss_bytes", 1e999),
+    ("machine", []),
+]
 DAMAGE = [
     ("runs/LeNet.seeds-0.npz", [cut_in_half], 2),
     ("runs/LeNet_BN_Dropout.seeds-1.npz", [of_another_study], 2),
     ("results.csv", [cut_last_line], 0),
     *((name, [cut_in_half], 0) for name in (PREDICTIONS, FIRST_PREDICTIONS, "test_set.npz")),
-    ("config.json", [cut_in_half, edited], 0),
+    ("config.json", [cut_in_half, empty, of_another_program, edited], 0),
+    ("config.json", [with_setting(place, value) for place, value in UNSOUND], 0),
 ]
 
 
@@ -85,6 +132,18 @@ def test_a_damaged_file_is_named_set_aside_and_made_again(
     assert (finished / "test_set.npz").read_bytes() == (undisturbed / "test_set.npz").read_bytes()
     assert run(finished, *STUDY) == 0
     assert len(trained) == epochs
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_where_config_json_lacks_how_many_train_together_only_the_run_files_tell_what_is_there(
+    runs, finished, undisturbed, trained
+):
+    with_setting("seeds_at_once", None)(finished / "config.json")
+    if not runs:
+        shutil.rmtree(finished / "runs")
+    assert run(finished, *STUDY) == 0
+    assert len(trained) == (0 if runs else EPOCHS)
+    assert numbers(finished) == numbers(undisturbed)
 
 
 #: What is made of the run files; without these, it is all that is left of the runs.

@@ -385,3 +385,20 @@ def test_the_display_goes_on_from_what_is_there(finished):
     display = sweep.Display(cli.console(), settings.candidates, 3, 2, rows[:4])
     (task,) = display._bar.tasks
     assert (task.completed, task.total) == (8, 12)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("data", "kind"), ("data", "sizes"), ("settings", "learning_rate"), (None, "title")],
+)
+def test_a_config_json_that_cannot_be_drawn_is_set_aside_and_the_runs_come_again(
+    place, name, finished, undisturbed, trained, capsys
+):
+    path = finished / "config.json"
+    config = json.loads(path.read_text())
+    del (config if place is None else config[place])[name]
+    path.write_text(json.dumps(config))
+    assert run(finished) == 0
+    assert f"{path} is damaged: config.json is now config.json.damaged-1" in capsys.readouterr().out
+    assert len(trained) == RUNS
+    assert numbers(finished) == numbers(undisturbed)
