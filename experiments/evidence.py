@@ -15,13 +15,13 @@ from experiments.cli import UserError
 from experiments.results import (
     FIRST_PREDICTIONS,
     PREDICTIONS,
+    RANGES,
     RESULTS,
     TEST_SET,
     TIMING,
     LabelledImages,
     ResultsFolder,
     Row,
-    TimingRow,
     agree,
 )
 from experiments.summary import Divergence, divergence, finished_runs
@@ -321,7 +321,7 @@ def gather(
         epochs=epochs,
         learning_rate=learning_rate,
         runs=runs,
-        timing=_timing(folder.read_timing() if folder.has(TIMING) else [], folder),
+        timing=timing_of(folder),
         wrong=None if test_set is None else test_set.wrong,
         sweeps=tuple(_sweeps(folder, test_set)),
     )
@@ -375,21 +375,39 @@ def _right(
     found = {}
     for variant in predictions.keys() & runs.keys():
         said, accuracy = predictions[variant], runs[variant].test_accuracy[:, epoch]
-        fits = len(said) <= len(accuracy) and said.shape[1:] == test_set.labels.shape
-        if not fits or not agree(right := said == test_set.labels, accuracy[: len(said)]):
+        if not fit(said, test_set.labels, accuracy):
             raise UserError(
                 f"{folder.path / name}: expected the predictions of the runs in {RESULTS}"
             )
         diverged = np.isnan(accuracy[: len(said), None])
-        found[variant] = np.where(diverged, np.nan, right)
+        found[variant] = np.where(diverged, np.nan, said == test_set.labels)
     return found
 
 
-def _timing(rows: Sequence[TimingRow], folder: ResultsFolder) -> dict[str, dict[int, np.ndarray]]:
+def fit(said: np.ndarray, labels: np.ndarray, accuracy: np.ndarray) -> bool:
+    """Tell whether predictions can be those of runs on images with these labels.
+
+    Args:
+        said: the predictions of the first k runs, uint8 ``[k, images]``.
+        labels: of the images, uint8 ``[images]``.
+        accuracy: of the runs, a fraction, NaN where one diverged, ``[n]``.
+    """
+    if len(said) > len(accuracy) or said.shape[1:] != labels.shape:
+        return False
+    return agree(said == labels, accuracy[: len(said)])
+
+
+def timing_of(folder: ResultsFolder) -> dict[str, dict[int, np.ndarray]]:
+    """Return `Evidence.timing`; empty without the file.
+
+    Raises:
+        UserError: if the file is damaged, or of other models.
+    """
     timing: dict[str, dict[int, np.ndarray]] = {}
-    for row in rows:
+    for row in folder.read_timing() if folder.has(TIMING) else []:
         seconds = np.array([row.train_seconds, row.test_seconds])
-        if row.variant not in VARIANTS or not (np.isfinite(seconds) & (seconds > 0)).all():
+        possible = (seconds > 0) & (seconds <= RANGES["seconds"][1])
+        if row.variant not in VARIANTS or not possible.all():
             raise UserError(f"{folder.path / TIMING}: expected variants and seconds above 0")
         timing.setdefault(row.variant, {})[row.repeat] = seconds
     return timing

@@ -8,15 +8,17 @@ before the other goes, and from then on it alone counts, whatever ends the progr
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from experiments import durable
 from experiments.cli import UserError
 from experiments.going_on import Damaged, Say
-from experiments.results import CONFIG, KEPT, PREDICTIONS, SWEEPS, ResultsFolder
+from experiments.results import CONFIG, KEPT, PREDICTIONS, SWEEPS, TEST_SET, ResultsFolder
 from experiments.sweep_files import ROWS, SweepFolder, read
 from experiments.sweep_results import Sweep
 
@@ -61,13 +63,23 @@ def read_all(folder: ResultsFolder) -> list[Kept]:
     return _counting(Kept(path, read(path)) for path in folders(folder))
 
 
-def sound(folder: ResultsFolder) -> tuple[list[Kept], list[Damaged]]:
-    """Return the sweeps that are kept, as `read_all`, and the files of those that are damaged."""
+def sound(
+    folder: ResultsFolder, is_seen: Callable[[np.ndarray], bool] = lambda labels: True
+) -> tuple[list[Kept], list[Damaged]]:
+    """Return the sweeps that are kept, as `read_all`, and the files of those that are damaged.
+
+    Args:
+        folder: of the study.
+        is_seen: tells whether the study's test images have these labels.
+    """
     kept: list[Kept] = []
     damaged: list[Damaged] = []
     for path in folders(folder):
         try:
-            kept.append(Kept(path, read(path)))
+            new = Kept(path, read(path))
+            if not is_seen(new.sweep.labels):
+                raise UserError(f"{path / PREDICTIONS}: expected the labels of {TEST_SET}")
+            kept.append(new)
         except UserError as error:
             present = [name for name in KEPT if (path / name).is_file()]
             damaged += [Damaged(path / n, f"{error}: {n}", "counts no more") for n in present]

@@ -1,12 +1,14 @@
 """A study's folder between two starts of the program: whose it is, and what it still lacks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments import going_on, kept_sweeps, report, run_store
+import numpy as np
+
+from experiments import evidence, going_on, kept_sweeps, report, run_store
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind
@@ -19,7 +21,9 @@ from experiments.results import (
     RUNS,
     TEST_SET,
     TIMING,
+    LabelledImages,
     ResultsFolder,
+    Row,
     TimingRow,
 )
 from experiments.run_store import Group, Records
@@ -104,10 +108,18 @@ def left_in(
         return here and epoch <= settings.epochs
 
     records = run_store.scan(folder.path, identity, wanted, damaged)
-    for name, read in _readers(folder, records).items():
+    test_set = going_on.whole(folder, TEST_SET, partial(_read_test_set, folder, records), damaged)
+    lost = any(each.path.parent.name == RUNS for each in damaged)
+    for name, read in _readers(folder, settings, records, lost).items():
         going_on.whole(folder, name, read, damaged)
+
+    def is_seen(labels: np.ndarray) -> bool:
+        if test_set is None:
+            return _saw(records, labels)
+        return np.array_equal(labels, test_set.labels)
+
     repeats = whole_repeats(folder, settings) if has(TIMING) else []
-    sweeps, of_sweeps = kept_sweeps.sound(folder)
+    sweeps, of_sweeps = kept_sweeps.sound(folder, is_seen)
     return Left(
         records,
         plan(records, settings.variants, settings.all_seeds, settings.epochs, width),
@@ -124,24 +136,73 @@ def everything(settings: Settings, width: int) -> Left:
     return Left({}, groups, settings.timing_repeats > 0, test_set=True, sweeps=(), damaged=())
 
 
-def _readers(folder: ResultsFolder, records: Records) -> dict[str, Callable[[], object]]:
+def _read_test_set(folder: ResultsFolder, records: Records) -> LabelledImages:
+    """Read test_set.npz, and make sure that the runs were tested on it."""
+    test_set = folder.read_test_set()
+    if not _saw(records, test_set.labels):
+        raise UserError(f"{folder.path / TEST_SET}: expected the test set of the runs in {RUNS}")
+    return test_set
+
+
+def _saw(records: Records, labels: np.ndarray) -> bool:
+    """Tell whether runs can have been tested on images with these labels."""
+    for record in records.values():
+        rows, epochs = record.rows, record.epoch
+        runs = [rows[start : start + epochs] for start in range(0, len(rows), epochs)]
+        accuracy = evidence.runs_of(runs).test_accuracy
+        for said, epoch in ((record.first_predictions, 0), (record.predictions, -1)):
+            if not evidence.fit(said, labels, accuracy[:, epoch]):
+                return False
+    return True
+
+
+def _readers(
+    folder: ResultsFolder, settings: Settings, records: Records, lost: bool
+) -> dict[str, Callable[[], object]]:
     """Return what reads each file that is kept, or that is made from the run files.
 
     Without these, as in a published copy, what was made from them is all that there is of the runs.
-    """
-    made = {RESULTS: folder.read_results} | {
-        name: partial(folder.read_predictions, name) for name in (PREDICTIONS, FIRST_PREDICTIONS)
-    }
+    What they have not is another study's: after every epoch they are written first.
 
-    def read_made(name: str) -> None:
-        if made[name]() and not records:
+    Args:
+        folder: of the study.
+        settings: of the study.
+        records: of its run files.
+        lost: whether a run file is damaged: what was made from it may be there.
+    """
+
+    def expect(name: str, found: set[tuple], own: set[tuple]) -> None:
+        if found and not (found <= own or (lost and records)):
             raise UserError(f"{folder.path / name}: expected only runs that {RUNS} has, too")
 
+    def read_results() -> None:
+        rows = [row for record in records.values() for row in record.rows]
+        expect(RESULTS, _in_text(folder.read_results()), _in_text(rows))
+
+    def read_predictions(name: str, field: str) -> None:
+        own = [(group.variant, getattr(record, field)) for group, record in records.items()]
+        expect(name, _by_run(folder.read_predictions(name).items()), _by_run(own))
+
+    def read_timing() -> None:
+        if not evidence.timing_of(folder).keys() <= set(settings.variants):
+            raise UserError(f"{folder.path / TIMING}: expected no models but this study's")
+
+    fields = zip((FIRST_PREDICTIONS, PREDICTIONS), run_store.PREDICTED, strict=True)
     return {
-        **{name: partial(read_made, name) for name in made},
-        TIMING: folder.read_timing,
-        TEST_SET: folder.read_test_set,
+        RESULTS: read_results,
+        **{name: partial(read_predictions, name, field) for name, field in fields},
+        TIMING: read_timing,
     }
+
+
+def _in_text(rows: Iterable[Row]) -> set[tuple]:
+    """Return rows as results.csv has them, where a float32 has its own shortest digits."""
+    return {tuple(map(str, row)) for row in rows}
+
+
+def _by_run(predictions: Iterable[tuple[str, np.ndarray]]) -> set[tuple]:
+    """Return what runs of a variant say, run by run; the arrays are ``[runs, images]``."""
+    return {(variant, run.tobytes()) for variant, said in predictions for run in said}
 
 
 def whole_repeats(folder: ResultsFolder, settings: Settings) -> list[list[TimingRow]]:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import run_store
+from experiments import npz, run_store
 from experiments.going_on import Identity
 from experiments.results import FIRST_PREDICTIONS, PREDICTIONS
 from tests.faults import names
@@ -77,6 +79,27 @@ def with_setting(place, value):
     return named(damage, f"{place} {value}")
 
 
+def with_arrays(change, words):
+    """Change the arrays of a file, each the same way."""
+
+    def damage(path):
+        arrays = npz.decode(path.read_bytes())
+        path.write_bytes(npz.encode({name: change(name, array) for name, array in arrays.items()}))
+
+    return named(damage, words)
+
+
+def with_line(line):
+    """Write a table with a line of its own."""
+
+    def damage(path):
+        header = {"timing.csv": "variant,repeat,train_seconds,test_seconds"}
+        rows = path.read_text().splitlines()[:1] if path.exists() else [header[path.name]]
+        path.write_text("\n".join([*rows, line, ""]))
+
+    return named(damage, line)
+
+
 def named(damage, words):
     damage.__name__ = words
     return damage
@@ -105,11 +128,53 @@ UNSOUND = [
     ("peak_rss_bytes", 1e999),
     ("machine", []),
 ]
+OTHER_CLASSES = with_arrays(lambda name, a: (a + 1) % a.dtype.type(10), "other classes")
+OTHER_DTYPE = with_arrays(
+    lambda name, a: a if a.dtype.kind == "U" else np.full(a.shape, np.nan), "not a number"
+)
+FEWER_IMAGES = with_arrays(lambda name, a: a[..., :10], "fewer images")
+
+
+def with_other_labels(name, array):
+    return (array + 1) % np.uint8(10) if name == "labels" else array
+
+
 DAMAGE = [
-    ("runs/LeNet.seeds-0.npz", [cut_in_half], 2),
+    (
+        "runs/LeNet.seeds-0.npz",
+        [cut_in_half, empty, OTHER_DTYPE, of_another_study],
+        2,
+    ),
     ("runs/LeNet_BN_Dropout.seeds-1.npz", [of_another_study], 2),
-    ("results.csv", [cut_last_line], 0),
-    *((name, [cut_in_half], 0) for name in (PREDICTIONS, FIRST_PREDICTIONS, "test_set.npz")),
+    (
+        "results.csv",
+        [cut_last_line, empty, *map(with_line, ("LeNet,0,1,1,1,1,1,1", "AlexNet,0,1,1,1,1,1,1"))],
+        0,
+    ),
+    (
+        "timing.csv",
+        [
+            with_line(line)
+            for line in (
+                *("LeNet,1,nan,1", "LeNet,1,1,-5", "LeNet,1,1,1e308", "LeNet,1,1"),
+                *("AlexNet,1,1,1", "LeNet_BN_drop6,1,1,1"),
+            )
+        ],
+        0,
+    ),
+    *(
+        (name, [cut_in_half, empty, OTHER_DTYPE, OTHER_CLASSES, FEWER_IMAGES], 0)
+        for name in (PREDICTIONS, FIRST_PREDICTIONS)
+    ),
+    (
+        "test_set.npz",
+        [
+            *(cut_in_half, empty, OTHER_DTYPE),
+            with_arrays(with_other_labels, "other labels"),
+            with_arrays(lambda name, array: array[:10], "ten images"),
+        ],
+        0,
+    ),
     ("config.json", [cut_in_half, empty, of_another_program, edited], 0),
     ("config.json", [with_setting(place, value) for place, value in UNSOUND], 0),
 ]
@@ -134,6 +199,13 @@ def test_a_damaged_file_is_named_set_aside_and_made_again(
     assert len(trained) == epochs
 
 
+def test_a_grown_study_trains_what_is_missing_beside_a_foreign_test_set(finished, trained):
+    with_arrays(with_other_labels, "other labels")(finished / "test_set.npz")
+    assert run(finished, *STUDY, "--seeds", 3) == 0
+    assert len(trained) == 4
+    assert (finished / "test_set.npz.damaged-1").exists()
+
+
 @pytest.mark.parametrize("runs", [True, False])
 def test_where_config_json_lacks_how_many_train_together_only_the_run_files_tell_what_is_there(
     runs, finished, undisturbed, trained
@@ -146,18 +218,37 @@ def test_where_config_json_lacks_how_many_train_together_only_the_run_files_tell
     assert numbers(finished) == numbers(undisturbed)
 
 
+def test_a_run_that_config_json_does_not_name_is_not_the_studys(
+    finished, undisturbed, trained, capsys
+):
+    other = run_store.read(finished / "runs" / "LeNet.seeds-0.npz")
+    other = replace(other, fit=replace(other.fit, seeds=(5,)))
+    run_store.write(finished, other)
+    assert run(finished, *STUDY) == 0
+    assert "cannot be used (the study has no such runs)" in capsys.readouterr().out
+    assert (finished / "runs" / "LeNet.seeds-5.npz.damaged-1").exists()
+    assert trained == []
+    assert numbers(finished) == numbers(undisturbed)
+
+
 #: What is made of the run files; without these, it is all that is left of the runs.
 OF_RUNS = ("results.csv", FIRST_PREDICTIONS, PREDICTIONS)
 
 
 @pytest.mark.parametrize(("more", "epochs"), [((), 0), (("--seeds", "3"), 4)])
-def test_a_damaged_sweep_that_it_keeps_is_set_aside_and_stops_no_study(
-    more, epochs, finished, trained, capsys
+@pytest.mark.parametrize("kind", ["damaged", "of other images", "of other images, as the runs say"])
+def test_a_damaged_or_foreign_sweep_that_it_keeps_is_set_aside_and_stops_no_study(
+    kind, more, epochs, finished, trained, capsys
 ):
     sweep = write_sweep(finished / "sweeps" / "1", LEARNING_RATES, lambda point: 0.9, 2)
-    cut_in_half(sweep / "predictions.npz")
+    words = f"{sweep / 'predictions.npz'}: expected the labels of test_set.npz"
+    if kind == "damaged":
+        cut_in_half(sweep / "predictions.npz")
+        words = f"cannot read {sweep / 'predictions.npz'}"
+    elif kind != "of other images":
+        (finished / "test_set.npz").unlink()
     assert run(finished, *STUDY, *more) == 0
-    assert f"cannot read {sweep / 'predictions.npz'}" in capsys.readouterr().out
+    assert words in capsys.readouterr().out
     assert names(sweep) == [
         f"{n}.damaged-1" for n in ("config.json", "predictions.npz", "sweep.csv")
     ]

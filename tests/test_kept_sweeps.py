@@ -244,6 +244,16 @@ def test_without_config_json_only_what_a_sweep_leaves_is_removed(folder, old, dr
     assert names(sweeps / "7") == ["predictions.npz", "sweep.csv"]
 
 
+def test_a_sweep_of_other_test_images_is_to_be_set_aside(folder, old, dropout):
+    keep_these(folder, old, dropout)
+    labels = read_all(folder)[0].sweep.labels
+    assert sound(folder, lambda of: np.array_equal(of, labels))[1] == []
+    kept, damaged = sound(folder, lambda of: False)
+    assert kept == []
+    assert len(damaged) == 2 * len(KEPT)
+    assert "predictions.npz: expected the labels of test_set.npz: " in damaged[0].why
+
+
 def test_a_sweep_in_a_folder_that_is_about_to_be_emptied_is_refused(folder, old):
     keep_these(folder, old)
     check_outside([old], folder)
