@@ -28,6 +28,9 @@ from experiments.summary import Divergence, divergence, finished_runs
 from experiments.sweep_results import Sweep
 from jax_lenet.models import VARIANTS
 
+#: That timing.csv can hold, of six decimals; a ratio to much smaller ones would be infinite.
+LEAST_SECONDS = 1e-6
+
 
 class LackingError(Exception):
     """What a folder lacks to answer a question, in words."""
@@ -406,7 +409,7 @@ def timing_of(folder: ResultsFolder) -> dict[str, dict[int, np.ndarray]]:
     timing: dict[str, dict[int, np.ndarray]] = {}
     for row in folder.read_timing() if folder.has(TIMING) else []:
         seconds = np.array([row.train_seconds, row.test_seconds])
-        possible = (seconds > 0) & (seconds <= RANGES["seconds"][1])
+        possible = (seconds >= LEAST_SECONDS) & (seconds <= RANGES["seconds"][1])
         if row.variant not in VARIANTS or not possible.all():
             raise UserError(f"{folder.path / TIMING}: expected variants and seconds above 0")
         timing.setdefault(row.variant, {})[row.repeat] = seconds

@@ -156,7 +156,13 @@ DAMAGE = [
         [
             with_line(line)
             for line in (
-                *("LeNet,1,nan,1", "LeNet,1,1,-5", "LeNet,1,1,1e308", "LeNet,1,1"),
+                *(
+                    "LeNet,1,nan,1",
+                    "LeNet,1,1,-5",
+                    "LeNet,1,1,1e308",
+                    "LeNet,1,1,1e-320",
+                    "LeNet,1,1",
+                ),
                 *("AlexNet,1,1,1", "LeNet_BN_drop6,1,1,1"),
             )
         ],
