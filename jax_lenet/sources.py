@@ -15,13 +15,18 @@ import json
 import re
 import reprlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jax_lenet.idx import DataError, fingerprint, read_idx, reading, require_file
+
+if TYPE_CHECKING:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 Files = dict[str, dict[str, int | str]]
 
@@ -39,6 +44,10 @@ _IDX_FILES = {
 }
 _SPLITS = {"train": TRAIN_SIZE, "test": TEST_SIZE}
 _DESCRIPTION_BYTES = 1 << 20  # MNIST's dataset_info.json has a thousand
+# Records are compressed, and may stand for gigabytes: so many are in memory at once. With fewer,
+# reading takes longer.
+_RECORDS_AT_ONCE = 256
+_RECORD_BYTES = 1 << 16  # MNIST's have 459 at most
 
 
 @dataclass(frozen=True)
@@ -247,16 +256,27 @@ def _decode(folder: Path, records: dict[str, list[str]]) -> Digits:
             with ArrayRecordDataSource([folder / name for name in records[split]]) as source:
                 if len(source) != size:
                     raise ValueError(f"expected {size} in {split}, found {len(source)}")
-                digits = [_digit(record) for record in source.__getitems__(range(size))]
-            images, labels = zip(*digits, strict=True)
-            arrays[f"{split}_images"], arrays[f"{split}_labels"] = (
-                np.stack(images),
-                np.array(labels),
-            )
+                images, labels = np.empty([size, *IMAGE_SHAPE], np.uint8), np.empty(size, np.int64)
+                for i, record in enumerate(_records(source, size)):
+                    images[i], labels[i] = _digit(record)
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
     except Exception as error:  # damage shows as RuntimeError, KeyError, OSError, SyntaxError, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{folder}: its records cannot be read ({reason})") from error
     return check(arrays, TRAIN_SIZE, TEST_SIZE, str(folder))
+
+
+def _records(source: ArrayRecordDataSource, size: int) -> Iterator[bytes]:
+    """Yields the first `size` records in their order, with few of them in memory at a time."""
+    for start in range(0, size, _RECORDS_AT_ONCE):
+        batch = range(start, min(start + _RECORDS_AT_ONCE, size))
+        for number, record in zip(batch, source.__getitems__(batch), strict=True):
+            if len(record) > _RECORD_BYTES:
+                raise ValueError(
+                    f"expected records of at most {_RECORD_BYTES:,} bytes, number {number} has"
+                    f" {len(record):,}"
+                )
+            yield record
 
 
 def _digit(record: bytes) -> tuple[np.ndarray, int]:

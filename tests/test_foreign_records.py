@@ -147,6 +147,8 @@ def test_records_are_read_in_their_order_from_all_files(prepared):
         # 81 megabytes: below what Pillow itself warns of.
         (example(large_png(9_000), 1), "28 x 28 grey pixels, found (9000, 9000) L"),
         (example(large_png(2**31 - 1), 1), "exceeds limit"),
+        # A file of a megabyte may hold 60,000 of these.
+        (bytes(400_000), "expected records of at most 65,536 bytes, number 1 has 400,000"),
     ],
 )
 def test_a_foreign_record_is_an_error(prepared, second, expected):
@@ -154,6 +156,22 @@ def test_a_foreign_record_is_an_error(prepared, second, expected):
     text = message(lambda: sources.read_tfds(folder, None))
     assert text.startswith(f"{folder}: ")
     assert expected in text
+
+
+def test_few_records_are_in_memory_at_a_time(prepared, monkeypatch):
+    from array_record.python.array_record_data_source import ArrayRecordDataSource as Source
+
+    read, batches = Source.__getitems__, []
+
+    def noted(source, numbers):
+        batches.append(list(numbers))
+        return read(source, numbers)
+
+    monkeypatch.setattr(Source, "__getitems__", noted)
+    monkeypatch.setattr(sources, "_RECORDS_AT_ONCE", 2)
+    digits, _ = sources.read_tfds(prepared(), None)
+    assert batches == [[0, 1], [2], [0, 1]]
+    np.testing.assert_array_equal(digits.train_images, DIGITS[:3], strict=True)
 
 
 def test_fewer_records_than_announced_are_an_error(prepared):
