@@ -10,6 +10,7 @@ a study; results.csv and the predictions are made from them, see `write_results`
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,9 @@ def decode(content: bytes) -> RunFile:
 
 def _follow_each_other(seeds: Sequence[Any]) -> bool:
     whole = bool(seeds) and all(type(seed) is int for seed in seeds)
-    return whole and seeds[0] >= 0 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    # Compared two by two: a range from one to the other may be more than memory holds.
+    rising = whole and all(after == before + 1 for before, after in pairwise(seeds))
+    return rising and seeds[0] >= 0 and seeds[-1] < 2**32
 
 
 def _fit(variant: str, seeds: tuple[int, ...], arrays: Mapping[str, np.ndarray]) -> Fit:
