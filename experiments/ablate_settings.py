@@ -6,12 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from experiments import cli, launch, report
+from experiments import cli, launch, report, study_config
 from experiments.going_on import flag
 from experiments.launch import Place
-from experiments.settings import JaxSettings
+from experiments.settings import JaxSettings, check_count
 from experiments.startup import CompilationCache
 from experiments.together import Together, affordable, asked_for
 from jax_lenet import VARIANTS, Dataset, devices_for
@@ -46,13 +45,12 @@ class Settings(JaxSettings):
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
         super().check()
-        if self.seeds_at_once is not None and self.seeds_at_once < 1:
-            raise cli.UserError(f"--seeds-at-once: expected at least 1, not {self.seeds_at_once}")
-        if self.timing_repeats < 0:
-            raise cli.UserError(f"--timing-repeats: expected at least 0, not {self.timing_repeats}")
+        check_count("seeds_at_once", self.seeds_at_once)
+        check_count("timing_repeats", self.timing_repeats, least=0)
         for name in report.MARGINS:
-            if not 0 < getattr(self, name) < np.inf:
-                raise cli.UserError(f"{flag(name)}: expected above 0, not {getattr(self, name)}")
+            if not study_config.is_margin(getattr(self, name)):
+                expected = f"expected {study_config.MARGIN.words}"
+                raise cli.UserError(f"{flag(name)}: {expected}, not {getattr(self, name)}")
 
     @cached_property
     def place(self) -> Place | None:

@@ -33,7 +33,7 @@ from experiments.benchmark_scaling import ScalingRow, race_to_scale, ways_of
 from experiments.benchmark_start import first_result, first_result_of_study, peak_of_study
 from experiments.contenders import NAMES, NotMeasuredError, data_of, task_of, write_data
 from experiments.progress import say, say_source
-from experiments.settings import StudySettings
+from experiments.settings import StudySettings, check_count
 from jax_lenet import Dataset, load
 
 #: What is timed unless told otherwise; on a GPU also `GPU_CONTENDERS`.
@@ -94,20 +94,11 @@ class Settings:
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
         self.study.check()
-        cores = startup.cores()
-        numbers = {
-            "repeats": self.repeats,
-            "starts": self.starts,
-            "seeds-at-once": min(self.seeds_at_once or (1,)),
-            "threads": 1 if self.threads is None else self.threads,
-        }
-        for name, number in numbers.items():
-            if number < 1:
-                raise cli.UserError(f"--{name}: expected at least 1, not {number}")
-        if self.threads is not None and self.threads > cores:
-            raise cli.UserError(f"--threads: expected at most {cores}, not {self.threads}")
-        if self.seeds_at_once is not None and not self.seeds_at_once:
-            raise cli.UserError("--seeds-at-once: expected at least one number, not none")
+        check_count("repeats", self.repeats)
+        check_count("starts", self.starts)
+        check_count("threads", self.threads, most=startup.cores())
+        if self.seeds_at_once is not None:
+            check_seeds_at_once(self.seeds_at_once)
         if self.contenders is not None:
             check_contenders(self.contenders)
 
@@ -144,6 +135,17 @@ def data_arguments(settings: Settings) -> list[str]:
         if value is not None
         for text in (f"--{name.replace('_', '-')}", str(value))
     ]
+
+
+def check_seeds_at_once(numbers: tuple[int, ...]) -> None:
+    """Raise UserError unless the numbers are different counts."""
+    if not numbers:
+        raise cli.UserError("--seeds-at-once: expected at least one number, not none")
+    for number in numbers:
+        check_count("seeds_at_once", number)
+    if len(set(numbers)) != len(numbers):
+        given = " ".join(map(str, numbers))
+        raise cli.UserError(f"--seeds-at-once: expected each number once, not {given}")
 
 
 def check_contenders(names: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ launcher is asked with JAX's own code. That function itself is not called; `host
 """
 
 import os
+import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 
 from experiments.cli import UserError, one_line
+from experiments.settings import check_count
 
 if TYPE_CHECKING:
     from jax._src.clusters import ClusterEnv
@@ -86,8 +88,7 @@ def place(coordinator: str | None, processes: int | None, process_id: int | None
     >>> place("[::1]:1234", 4, 3)
     Place(host='::1', port=1234, processes=4, process_id=3, local_id=None)
     """
-    if processes is not None and processes < 1:
-        raise UserError(f"--processes: expected at least 1, not {processes}")
+    check_count("processes", processes)
     if processes == 1 and process_id in (None, 0):
         return None
     if coordinator is None and processes is None and process_id is None:
@@ -97,7 +98,7 @@ def place(coordinator: str | None, processes: int | None, process_id: int | None
     if not 0 <= process_id < processes:
         raise UserError(
             f"--process-id: expected one of 0 to {processes - 1}, as --processes says, not"
-            f" {process_id}"
+            f" {reprlib.repr(process_id)}"
         )
     return Place(*_split("--coordinator", coordinator), processes, process_id)
 
@@ -143,7 +144,9 @@ def _ask(name: str, cluster: type["ClusterEnv"]) -> Place:
 def _split(name: str, address: str) -> tuple[str, int]:
     """Return the host and port of an address."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+    # Python reads no number of thousands of digits.
+    possible = port.isdecimal() and len(port) <= len("65535") and 0 < int(port) < 1 << 16
+    if not host or not possible:
         raise UserError(f"{name}: expected HOST:PORT, with a port from 1 to 65535, not {address}")
     try:
         host.encode("idna")  # as sockets do with a name

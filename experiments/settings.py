@@ -1,10 +1,9 @@
 """The settings that the programs share: the experiment, and where it is read and written."""
 
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from experiments import startup
 from experiments.cli import UserError, nearest
@@ -16,6 +15,9 @@ from jax_lenet.models import VARIANTS
 #: JAX makes as many CPU devices as it is told to, each with threads of its own, until nothing is
 #: left of the machine. No machine has so many cores.
 MOST_DEVICES = 1024
+#: Of whatever is counted. All that is planned for so many runs fits in memory, and `results` reads
+#: so many epochs back.
+MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,8 @@ class StudySettings:
 
     def check(self) -> None:
         """Raise UserError, before anything is read or written, if a value is out of its range."""
-        for name in ("epochs", "seeds", "batch_size"):
-            _expect(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _expect(
-            self.train_size is None or self.train_size >= 1,
-            "train_size",
-            "at least 1",
-            self.train_size,
-        )
+        for name in ("epochs", "seeds", "batch_size", "train_size"):
+            check_count(name, getattr(self, name))
         last_seed = self.first_seed + self.seeds - 1
         _expect(
             self.first_seed >= 0 and last_seed < 2**32,
@@ -65,13 +61,8 @@ class StudySettings:
             "at least 0, with the last seed below 2**32",
             self.first_seed,
         )
-        rate = np.float32(self.learning_rate) if abs(self.learning_rate) < 1e38 else np.inf
-        _expect(
-            bool(np.isfinite(rate) and rate > 0),  # as the float32 that training takes
-            "learning_rate",
-            "a positive number",
-            self.learning_rate,
-        )
+        possible = is_learning_rate(self.learning_rate)
+        _expect(possible, "learning_rate", "a positive number", self.learning_rate)
         check_variants(self.variants)
 
     @property
@@ -119,6 +110,18 @@ class JaxSettings(StudySettings):
         return cache
 
 
+def check_count(setting: str, count: int | None, least: int = 1, most: int = MOST) -> None:
+    """Raise UserError if a count is out of its range; None is left to the program."""
+    if count is not None:
+        _expect(count >= least, setting, f"at least {least}", count)
+        _expect(count <= most, setting, f"at most {most:,}", count)
+
+
+def is_learning_rate(rate: float) -> bool:
+    """Tell whether training can take a learning rate, which it does as float32."""
+    return 1e-38 < rate < 1e38
+
+
 def check_variants(names: tuple[str, ...]) -> None:
     """Raise UserError unless the names are different variants; suggest the nearest."""
     _expect(len(names) > 0, "variants", "at least one name", "none")
@@ -137,4 +140,6 @@ def _as_json(value: object) -> object:
 
 def _expect(condition: bool, setting: str, expected: str, found: object) -> None:
     if not condition:
-        raise UserError(f"--{setting.replace('_', '-')}: expected {expected}, not {found}")
+        # Hundreds of digits would say no more.
+        shown = reprlib.repr(found) if isinstance(found, int) else found
+        raise UserError(f"--{setting.replace('_', '-')}: expected {expected}, not {shown}")

@@ -36,6 +36,14 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e300
 
 
+def is_margin(value: Any) -> bool:
+    """Tell whether a difference, in percentage points or percent, can be one of no meaning.
+
+    It is divided by 100 and taken a logarithm of, after which a smaller one may be 0.
+    """
+    return _is_positive(value) and 1e-6 <= value <= 100
+
+
 def _is_rising(values: Any) -> bool:
     if not isinstance(values, list) or not all(v == 0 or _is_positive(v) for v in values):
         return False
@@ -47,6 +55,7 @@ TEXT = Kind("a line of text", lambda value: isinstance(value, str) and value.isp
 PATH = Kind("text or null", lambda value: value is None or isinstance(value, str))
 COUNT = Kind("a whole number of at least 0", _is_count)
 POSITIVE = Kind("a number above 0", _is_positive)
+MARGIN = Kind("a number from 1e-6 to 100", is_margin, required=False)
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 RATES = Kind("rising numbers from 0", _is_rising)
 EPOCHS = Kind("a whole number above 0", lambda value: _is_count(value, least=1))
@@ -59,8 +68,8 @@ STUDY = {
         "epochs": EPOCHS,
         "learning_rate": POSITIVE,
         "data_dir": PATH,
-        "accuracy_margin": POSITIVE._replace(required=False),
-        "time_margin": POSITIVE._replace(required=False),
+        "accuracy_margin": MARGIN,
+        "time_margin": MARGIN,
     },
     "data": {
         "name": TEXT,

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from experiments import cli
-from experiments.settings import JaxSettings
-from experiments.sweep_results import Candidates
+from experiments.settings import MOST, JaxSettings, check_count, is_learning_rate
+from experiments.sweep_results import Candidates, Point
 from experiments.together import Together, affordable, asked_for
 from jax_lenet import VARIANTS, Dataset
 
@@ -31,6 +31,8 @@ class Settings(JaxSettings):
     added where it is missing."""
     learning_rate: float = 0.01
     """Of plain SGD; where learning rates are tried, the one that they are compared with."""
+    epochs: int = 10
+    """Epochs of each run. More of them take another folder: none are added to a sweep later."""
     seeds: int = 8
     """Runs of each rate."""
     variants: tuple[str, ...] = ("LeNet", "LeNet_BN_noDropout")
@@ -45,12 +47,17 @@ class Settings(JaxSettings):
     def check(self) -> None:
         """Raise UserError if a value is out of its range."""
         super().check()
-        if self.runs_at_once is not None and self.runs_at_once < 1:
-            raise cli.UserError(f"--runs-at-once: expected at least 1, not {self.runs_at_once}")
+        check_count("runs_at_once", self.runs_at_once)
         if self.learning_rates is None:
             self._check_dropout()
         else:
             self._check_learning_rates(self.learning_rates)
+        each = len(self.points)
+        if each * self.seeds > MOST:
+            raise cli.UserError(
+                f"--seeds: expected at most {MOST:,} runs in all, of each seed {each}, not"
+                f" {self.seeds} seeds"
+            )
 
     def _check_dropout(self) -> None:
         _check_rates("--dropout-rates", self.dropout_rates, "in [0, 1)", is_dropout_rate)
@@ -101,6 +108,11 @@ class Settings(JaxSettings):
             for layers in self.layers
         )
 
+    @property
+    def points(self) -> set[Point]:
+        """What the runs of each seed are trained with."""
+        return {c.point(rate) for c in self.candidates for rate in c.rates}
+
     def together(self, data: Dataset, say: Callable[[str], None]) -> Together:
         """Return how many runs train together; known once JAX is started.
 
@@ -110,8 +122,7 @@ class Settings(JaxSettings):
         """
         models = {name: VARIANTS[name] for name in self.variants}
         tests = len(data.validation_labels), len(data.test_labels)
-        points = {c.point(rate) for c in self.candidates for rate in c.rates}
-        most = len(points) * self.seeds
+        most = len(self.points) * self.seeds
         asked = asked_for(self.runs_at_once, on_cpu=jax.local_device_count(), most=most)
         return affordable(asked, models, data, tests, self.batch_size, say)
 
@@ -119,11 +130,6 @@ class Settings(JaxSettings):
 def is_dropout_rate(rate: float) -> bool:
     """Tell whether training can take a rate, which it does as float32."""
     return bool(0 <= rate < 1 and np.float32(rate) < 1)
-
-
-def is_learning_rate(rate: float) -> bool:
-    """Tell whether training can take a learning rate, which it does as float32."""
-    return 1e-38 < rate < 1e38
 
 
 def _check_rates(

@@ -66,6 +66,8 @@ ROW_BYTES = 150
 class Settings(StudySettings):
     """Train LeNet-5's variants on MNIST in PyTorch, as the report did."""
 
+    epochs: int = 10
+    """Epochs of each run. More of them take another folder: none are added to a study later."""
     out: Path = Path("results-torch")
     """The folder that gets the results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

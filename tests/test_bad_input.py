@@ -21,6 +21,8 @@ PROGRAMS = {
     "benchmark": benchmark,
 }
 LONG = "x" * 5_000
+#: More digits than a line should have, and what it has of them.
+GOOGOLS, SHORTENED = "1" + "0" * 400, "100000000000000000...0000000000000000000"
 HERE = str(Path(__file__).parent)
 
 # What all four have in common: the data, the model, plain SGD, the folder.
@@ -29,25 +31,30 @@ EXPERIMENT = [
     (["--epochs", "1.5"], "--epochs: expected a whole number, not '1.5'"),
     (["--epochs", ""], "--epochs: expected a whole number, not ''"),
     (["--epochs", "9" * 5_000], "--epochs: "),
+    (["--epochs", "1000001"], "--epochs: expected at most 1,000,000, not 1000001"),
+    (["--epochs", GOOGOLS], f"--epochs: expected at most 1,000,000, not {SHORTENED}"),
     (["--epochs", "0"], "--epochs: expected at least 1, not 0"),
     (["--epochs", "-1"], "--epochs: expected at least 1, not -1"),
     (["--epochs"], "--epochs"),
     (["--epoch", "3"], "Perhaps you meant: --epochs"),
     (["--batch-size", "0"], "--batch-size: expected at least 1, not 0"),
     (["--batch-size", "-128"], "--batch-size: expected at least 1, not -128"),
+    (["--batch-size", GOOGOLS], f"--batch-size: expected at most 1,000,000, not {SHORTENED}"),
     (["--batch-size", "4001"], "number of training images, 4000, not 4001"),
     (["--batch-size", "1"], "batch norm needs at least two images"),
     (["--train-size", "x"], "--train-size: expected a whole number, not 'x'"),
     (["--train-size", "0"], "--train-size: expected at least 1, not 0"),
     (["--train-size", "129"], "leaves one of 129 alone"),
     (["--train-size", "4001"], "expected a train size from 1 to 4000, found 4001"),
-    (["--train-size", str(10**30)], "expected a train size from 1 to 4000"),
+    (["--train-size", "1000000"], "expected a train size from 1 to 4000, found 1000000"),
+    (["--train-size", GOOGOLS], f"--train-size: expected at most 1,000,000, not {SHORTENED}"),
     (["--learning-rate", "nan"], "--learning-rate: expected a positive number, not nan"),
     (["--learning-rate", "inf"], "--learning-rate: expected a positive number, not inf"),
     (["--learning-rate", "-0.01"], "--learning-rate: expected a positive number, not -0.01"),
     (["--learning-rate", "0"], "--learning-rate: expected a positive number, not 0.0"),
     # Training takes it as float32, in which these are zero and infinite.
     (["--learning-rate", "1e-50"], "--learning-rate: expected a positive number, not 1e-50"),
+    (["--learning-rate", "1e-45"], "--learning-rate: expected a positive number, not 1e-45"),
     (["--learning-rate", "1e40"], "--learning-rate: expected a positive number, not 1e+40"),
     (["--learning-rate", "x"], "--learning-rate: expected a number, not 'x'"),
     (["--variants"], "--variants: expected at least one name"),
@@ -69,12 +76,15 @@ EXPERIMENT = [
     (["--out"], "--out"),
     (["surplus"], "Unrecognized options: surplus"),
 ]
+LAST = "with the last seed below 2**32"
 SEEDS = [
     (["--seeds", "0"], "--seeds: expected at least 1, not 0"),
     (["--seeds", "-3"], "--seeds: expected at least 1, not -3"),
     (["--first-seed", "-1"], "--first-seed: expected at least 0"),
     (["--first-seed", "4294967295", "--seeds", "2"], "the last seed below 2**32, not 4294967295"),
-    (["--seeds", str(2**32 + 1)], "the last seed below 2**32"),
+    (["--first-seed", GOOGOLS], f"--first-seed: expected at least 0, {LAST}, not {SHORTENED}"),
+    (["--seeds", str(2**32 + 1)], "--seeds: expected at most 1,000,000, not 4294967297"),
+    (["--seeds", GOOGOLS], f"--seeds: expected at most 1,000,000, not {SHORTENED}"),
 ]
 JAX = [
     (["--precision", "hi"], "--precision: expected one of highest, high, default, not hi; did you"),
@@ -83,13 +93,18 @@ JAX = [
     (["--devices", "3"], "--devices: expected 2, what JAX runs on already, not 3"),
     (["--compilation-cache", "/dev/null"], "--compilation-cache: expected a folder that this user"),
 ]
+MARGIN = "expected a number from 1e-6 to 100"
 ABLATE = [
     (["--seeds-at-once", "0"], "--seeds-at-once: expected at least 1, not 0"),
+    (["--seeds-at-once", GOOGOLS], "--seeds-at-once: expected at most 1,000,000, not 1"),
     (["--timing-repeats", "-1"], "--timing-repeats: expected at least 0, not -1"),
-    (["--accuracy-margin", "0"], "--accuracy-margin: expected above 0, not 0.0"),
-    (["--accuracy-margin", "nan"], "--accuracy-margin: expected above 0, not nan"),
-    (["--time-margin", "-1"], "--time-margin: expected above 0, not -1.0"),
-    (["--time-margin", "inf"], "--time-margin: expected above 0, not inf"),
+    (["--timing-repeats", GOOGOLS], "--timing-repeats: expected at most 1,000,000, not 1"),
+    (["--accuracy-margin", "0"], f"--accuracy-margin: {MARGIN}, not 0.0"),
+    (["--accuracy-margin", "nan"], f"--accuracy-margin: {MARGIN}, not nan"),
+    (["--accuracy-margin", "5e-324"], f"--accuracy-margin: {MARGIN}, not 5e-324"),
+    (["--time-margin", "-1"], f"--time-margin: {MARGIN}, not -1.0"),
+    (["--time-margin", "inf"], f"--time-margin: {MARGIN}, not inf"),
+    (["--time-margin", "1e305"], f"--time-margin: {MARGIN}, not 1e+305"),
     (["--sweep", "/nonexistent"], "cannot read /nonexistent/config.json"),
     (["--sweep", __file__], "cannot read "),
 ]
@@ -113,6 +128,8 @@ SWEEP = [
     (["--learning-rates", "0.1", "--layers", "both"], "one sweep varies one rate"),
     (["--variants", "LeNet_BN_drop6"], "expected models without dropout"),
     (["--runs-at-once", "0"], "--runs-at-once: expected at least 1, not 0"),
+    (["--runs-at-once", GOOGOLS], "--runs-at-once: expected at most 1,000,000, not 1"),
+    (["--seeds", "20001"], "--seeds: expected at most 1,000,000 runs in all, of each seed 50, not"),
     (["--train-size", "4000"], "left for validation"),
 ]
 TORCH_BASELINE = [
@@ -123,8 +140,13 @@ if not torch.cuda.is_available():
     TORCH_BASELINE += [(["--device", "cuda"], "expected cpu or auto, not cuda: PyTorch sees no")]
 BENCHMARK = [
     (["--repeats", "0"], "--repeats: expected at least 1, not 0"),
+    (["--repeats", GOOGOLS], f"--repeats: expected at most 1,000,000, not {SHORTENED}"),
+    (["--starts", "0"], "--starts: expected at least 1, not 0"),
+    (["--starts", "1000001"], "--starts: expected at most 1,000,000, not 1000001"),
     (["--seeds-at-once", "1", "x"], "--seeds-at-once: expected numbers, not '1', 'x'"),
     (["--seeds-at-once", "4", "0"], "--seeds-at-once: expected at least 1, not 0"),
+    (["--seeds-at-once", "4", GOOGOLS], "--seeds-at-once: expected at most 1,000,000, not 1"),
+    (["--seeds-at-once", "1", "8", "1"], "--seeds-at-once: expected each number once, not 1 8 1"),
     (["--seeds-at-once"], "--seeds-at-once: expected at least one number, not none"),
     (["--threads", "0"], "--threads: expected at least 1, not 0"),
     (["--threads", "100000"], "--threads: expected at most "),

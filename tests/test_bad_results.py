@@ -169,6 +169,10 @@ CONFIG = [
     (changed("settings", "epochs", to=10**9), "expected finished runs, found none"),
     *((changed("settings", "learning_rate", to=x), STUDYS) for x in ("x", 0, -1, None)),
     *((changed("settings", "time_margin", to=x), STUDYS) for x in ("x", 0, -1, 10**400)),
+    # Divided by 100 the one is 0; the logarithm of the other is none.
+    (changed("settings", "accuracy_margin", to=5e-324), "accuracy_margin is a number from 1e-6 to"),
+    (changed("settings", "time_margin", to=1e-323), "time_margin is a number from 1e-6 to 100"),
+    (changed("settings", "time_margin", to=1e305), "time_margin is a number from 1e-6 to 100"),
 ]
 ROWS = [
     (None, "cannot read"),
