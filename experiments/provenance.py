@@ -1,6 +1,7 @@
 """How a results folder was made: the commands that make it again, and its settings and versions."""
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from experiments.results import ResultsFolder
 
 # Settings that change what is written where, not the numbers; and sweeps, which are told apart.
 NOT_REPEATED = ("out", "overwrite", "compilation_cache", "sweep")
+# What else config.json has among the settings is no flag of ours, and a shell might run it.
+FLAG = re.compile("[a-z][a-z0-9_]*")
 
 
 def command(config: Mapping[str, Any], out: str = "again") -> list[str]:
@@ -31,7 +34,7 @@ def command(config: Mapping[str, Any], out: str = "again") -> list[str]:
         *(
             _flag(k, v)
             for k, v in settings.items()
-            if k not in NOT_REPEATED and v not in (None, [])
+            if k not in NOT_REPEATED and v not in (None, []) and FLAG.fullmatch(k)
         ),
         f"--out {out}",
     ]

@@ -185,6 +185,15 @@ def test_the_command_names_what_the_program_made_of_settings_that_decide_the_num
     assert not any("--devices" in word for word in provenance.command(config))
 
 
+@pytest.mark.parametrize(
+    "name", ["x; touch /tmp/P #", "$(x)", "x\ny", "X", "", "1", "_x", "\u0430"]
+)
+@pytest.mark.parametrize("value", [True, False, 3, ["a"]])
+def test_the_command_leaves_out_what_cannot_be_a_flag(study, name, value):
+    config = study[1] | {"settings": study[1]["settings"] | {name: value}}
+    assert provenance.command(config) == provenance.command(study[1])
+
+
 def test_the_command_names_the_data_that_took_the_place_of_those_asked_for(study):
     config = study[1] | {"data": study[1]["data"] | {"name": "mnist_sample"}}
     config["settings"] = config["settings"] | {"data_dir": "a b"}
