@@ -21,16 +21,9 @@ from experiments import cli, kept_sweeps, study_config, tested_images, verdicts
 from experiments.evidence import gather
 from experiments.lock import one_writer
 from experiments.results import CONFIG, FIGURES, REPORT, SUMMARY, ResultsFolder
+from experiments.study_config import SOURCES
 from experiments.summary import Curve, curves_of, summarize
 from jax_lenet.decisions import Rules
-
-SOURCES = {
-    "tensorflow_datasets": "from tensorflow_datasets",
-    "idx": "from its IDX files",
-    "cache": "from its IDX files",
-    "download": "from its IDX files",
-    "sample": "the package's embedded sample",
-}
 
 MARGINS = ("accuracy_margin", "time_margin")  # in points and percent, of which rules take fractions
 
@@ -70,7 +63,7 @@ def remake(folder: ResultsFolder) -> Remade:
     from experiments import figures, page  # matplotlib takes a second to import
 
     config = folder.read_config()
-    check_config(config, folder.path / CONFIG)
+    study_config.check(config, folder.path / CONFIG)
     settings, title, subtitle = config["settings"], config["title"], _subtitle(config)
     epochs, rate, rules = settings["epochs"], settings["learning_rate"], rules_of(settings)
     curves = curves_of(folder.read_results(), epochs)
@@ -87,23 +80,6 @@ def remake(folder: ResultsFolder) -> Remade:
         )
     page.write(folder, config, summary)
     return Remade(curves, summary)
-
-
-def check_config(config: Mapping, path: Path) -> None:
-    """Check that a config.json has what is drawn of it.
-
-    Args:
-        config: the content.
-        path: of the file, for the message.
-
-    Raises:
-        UserError: naming the first place where something else is expected.
-    """
-    study_config.check(config, path)
-    if config["data"]["kind"] not in SOURCES:
-        raise cli.UserError(
-            f"{path}: expected the config.json of a study: data.kind is one of {', '.join(SOURCES)}"
-        )
 
 
 def rules_of(settings: Mapping) -> Rules:

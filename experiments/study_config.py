@@ -12,6 +12,15 @@ from typing import Any, NamedTuple
 from experiments.cli import UserError
 from experiments.sweep_results import PROGRAM
 
+#: Where the data are from, by what config.json calls it, in words.
+SOURCES = {
+    "tensorflow_datasets": "from tensorflow_datasets",
+    "idx": "from its IDX files",
+    "cache": "from its IDX files",
+    "download": "from its IDX files",
+    "sample": "the package's embedded sample",
+}
+
 
 class Kind(NamedTuple):
     """What is expected at a place.
@@ -51,6 +60,7 @@ def _is_rising(values: Any) -> bool:
 
 
 TEXT = Kind("a line of text", lambda value: isinstance(value, str) and value.isprintable())
+SOURCE = Kind(f"one of {', '.join(SOURCES)}", lambda value: value in [*SOURCES])
 # The name of a folder may hold any character.
 PATH = Kind("text or null", lambda value: value is None or isinstance(value, str))
 COUNT = Kind("a whole number of at least 0", _is_count)
@@ -73,7 +83,7 @@ STUDY = {
     },
     "data": {
         "name": TEXT,
-        "kind": TEXT,
+        "kind": SOURCE,
         "path": PATH,
         "notice": PATH,
         "sizes": {"train": COUNT, "test": COUNT, EACH: COUNT},
@@ -85,8 +95,13 @@ STUDY = {
 
 SWEEP = {
     "program": TEXT,
-    "settings": {"first_seed": COUNT, "seeds": EPOCHS},
-    "data": {"name": TEXT},
+    "title": TEXT,
+    "settings": {"first_seed": COUNT, "seeds": EPOCHS, "epochs": EPOCHS},
+    "data": {
+        "name": TEXT,
+        "kind": SOURCE,
+        "sizes": {"train": COUNT, "validation": COUNT, "test": COUNT},
+    },
 }
 #: Of each of a sweep's candidates.
 CANDIDATES = {"variant": TEXT, "layers": PATH, "rates": RATES, "learning_rate": POSITIVE}

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from experiments import evidence, going_on, kept_sweeps, report, run_store
+from experiments import evidence, going_on, kept_sweeps, run_store, study_config
 from experiments.ablate_settings import Settings
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind
@@ -45,7 +45,7 @@ def identity_of(config: Config) -> Identity:
 
 def check_config(config: Config, path: Path) -> None:
     """Raise UserError unless a config.json is one that this program wrote, as far as it is used."""
-    report.check_config(config, path)
+    study_config.check(config, path)
     together, variants = config.get("seeds_at_once"), config["settings"].get("variants")
     if type(together) is not int or together < 1:
         raise UserError(f"{path}: expected seeds_at_once, a whole number above 0")

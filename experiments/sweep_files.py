@@ -130,7 +130,8 @@ class SweepFolder(ResultsFolder):
             "predictions": (np.dtype("u1"), (count, images)),
         }
         if (
-            {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected
+            not images
+            or {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected
             or not _are_runs(arrays["runs"])
             or not (are_classes(arrays["labels"]) and are_classes(arrays["predictions"]))
         ):

@@ -4,10 +4,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import going_on, report, study_config, sweep_store
+from experiments import going_on, study_config, sweep_store
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind, Say
 from experiments.results import PREDICTIONS
@@ -71,15 +70,7 @@ def identity_of(config: Config) -> Identity:
     return going_on.identity_of(config, DECIDE)
 
 
-def check_config(config: Config, path: Path) -> None:
-    """Raise UserError unless a config.json is one that this program wrote, as far as it is used."""
-    report.check_config(config, path)
-    study_config.check_sweep(config, path)
-    if "validation" not in config["data"]["sizes"]:
-        raise UserError(f"{path}: expected data.sizes.validation")
-
-
-SWEEP = Kind(PROGRAM, identity_of, WORDS, LISTS, check_config)
+SWEEP = Kind(PROGRAM, identity_of, WORDS, LISTS, study_config.check_sweep)
 
 
 def find_runs(

@@ -218,6 +218,7 @@ TEST_SET = [
     (arrays(labels=np.zeros(200)), "expected"),
     (arrays(images=np.zeros([200, 28, 28])), "expected"),
     (arrays(wrong=np.zeros(200)), "expected"),
+    (arrays(wrong=np.ones(200, bool)), "expected an image that is not wrong"),
 ]
 TIMES = "variant,repeat,train_seconds,test_seconds\n"
 TIMING = [
@@ -262,6 +263,10 @@ SWEEP_PREDICTIONS = [
     (arrays(runs=np.arange(12.0)[:, None] * [1, 1, 1, 1, 1]), "runs [R, 5]"),
     (arrays(runs=np.zeros([12, 5])), "runs [R, 5]"),
     (arrays(labels=np.zeros(199, np.uint8)), "runs [R, 5]"),
+    (
+        arrays(labels=np.zeros(0, np.uint8), predictions=np.zeros([12, 0], np.uint8)),
+        "runs [R, 5]",
+    ),
     (arrays(labels=np.full(200, 10, np.uint8)), "runs [R, 5]"),
     (arrays(labels=np.zeros(200, np.uint8)), "expected the predictions of the runs"),
     (arrays(predictions=np.zeros([12, 200], np.uint8)), "expected the predictions of the runs"),
