@@ -30,6 +30,7 @@ from experiments.results import (
     CONFIG,
     FIRST_PREDICTIONS,
     PREDICTIONS,
+    RESULTS,
     TIMING,
     LabelledImages,
     ResultsFolder,
@@ -37,6 +38,7 @@ from experiments.results import (
     TimingRow,
 )
 from experiments.summary import finished_runs
+from jax_lenet.models import VARIANTS
 
 PROGRAM = "experiments.merge"
 #: Settings of a run that change its bits and not the experiment: each folder's are in `parts`.
@@ -126,6 +128,7 @@ def read(path: Path) -> Part:
     folder = ResultsFolder(path)
     config = folder.read_config()
     study_config.check(config, path / CONFIG)
+    check_variants(config["settings"].get("variants"), path / CONFIG)
     try:
         comparable(config)
         asked = operator.index(config["settings"]["seeds"]) * len(config["settings"]["variants"])
@@ -146,6 +149,14 @@ def read(path: Path) -> Part:
     return Part(folder, config, runs, asked, folder.read_test_set(), timing)
 
 
+def check_variants(names: Any, path: Path) -> None:
+    """Raise UserError unless the names in a config.json are a list of different models."""
+    known = isinstance(names, list) and all(name in [*VARIANTS] for name in names)
+    if not known or len(set(names)) != len(names):
+        expected = f"expected settings.variants to be different names of {', '.join(VARIANTS)}"
+        raise UserError(f"{path}: {expected}")
+
+
 def comparable(config: Config) -> dict[str, Any]:
     """Return what must be the same in folders that are joined, by the words that name it.
 
@@ -159,7 +170,10 @@ def comparable(config: Config) -> dict[str, Any]:
 
 
 def check_fit(parts: Sequence[Part]) -> None:
-    """Raise UserError if folders have different settings or test sets, or a seed in common."""
+    """Raise UserError if folders have different settings or test sets, or a seed in common.
+
+    Or if there are runs of models that the settings, which order them, do not name.
+    """
     first, *others = parts
     for part in others:
         own, its = comparable(first.config), comparable(part.config)
@@ -174,6 +188,8 @@ def check_fit(parts: Sequence[Part]) -> None:
             not np.array_equal(*both) for both in zip(first.test_set, part.test_set, strict=True)
         ):
             raise UserError(f"{part.path}: expected the test set of {first.path}")
+    for part in parts:
+        check_named(part)
     for one, other in combinations(parts, 2):
         common = {seed for _, seed in one.runs.keys() & other.runs.keys()}
         if common:
@@ -181,6 +197,16 @@ def check_fit(parts: Sequence[Part]) -> None:
                 f"expected each seed in one folder, but {one.path} and {other.path} both have"
                 f" {ranges(common)}; --first-seed gives a study other seeds"
             )
+
+
+def check_named(part: Part) -> None:
+    """Raise UserError if a folder has runs of models that its settings do not name."""
+    others = {variant for variant, _ in part.runs} - set(part.config["settings"]["variants"])
+    if others:
+        raise UserError(
+            f"{part.path / CONFIG}: expected settings.variants to name all models in {RESULTS}, but"
+            f" {', '.join(sorted(others))} {'is' if len(others) == 1 else 'are'} missing"
+        )
 
 
 def ranges(seeds: Iterable[int]) -> str:

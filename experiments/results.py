@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 
@@ -49,13 +49,17 @@ _NAMES = {
     RUNS: re.compile(r"\w+\.seeds-\d+(-\d+)?\.npz", re.ASCII),
     SWEEPS: re.compile(r"\d+/[^/]*", re.ASCII),
 }
-#: What columns of results.csv may hold, ends included; a loss may be anything. In 1e9 s: 30 years.
+#: What columns of tables may hold, ends included; a loss may be anything. In 1e9 s: 30 years. What
+#: is timed has six decimals, and a ratio to much less would be infinite.
 RANGES = {
     "seed": (0, 2**32 - 1),
     "epoch": (1, 1e9),
     "train_accuracy": (0, 1),
     "test_accuracy": (0, 1),
     "seconds": (0, 1e9),
+    "repeat": (1, 1e9),
+    "train_seconds": (1e-6, 1e9),
+    "test_seconds": (1e-6, 1e9),
 }
 
 
@@ -210,7 +214,7 @@ class ResultsFolder:
     def present(self) -> list[Path]:
         """Return which of `files` are there."""
         found = (path for name in self.files for path in sorted(self.path.glob(name)))
-        return [path for path in found if _is_ours(path.relative_to(self.path))]
+        return [path for path in found if _is_ours(path, path.relative_to(self.path))]
 
     def size(self) -> int:
         """Return how many bytes `files` take."""
@@ -291,14 +295,8 @@ class ResultsFolder:
         """
         rows, path = self._read_rows(RESULTS, Row), self.path / RESULTS
         epochs: dict[tuple[str, int], list[int]] = {}
-        for number, row in enumerate(rows, start=2):
+        for row in rows:
             epochs.setdefault((row.variant, row.seed), []).append(row.epoch)
-            for column, (low, high) in RANGES.items():
-                if not low <= getattr(row, column) <= high:
-                    raise UserError(
-                        f"{path}: line {number}: expected {column} from {low} to {high:g}, not"
-                        f" {getattr(row, column)}"
-                    )
         for (variant, seed), found in epochs.items():
             if sorted(found) != list(range(1, len(found) + 1)):
                 raise UserError(f"{path}: expected each epoch of {variant} seed {seed} once")
@@ -310,15 +308,7 @@ class ResultsFolder:
         Raises:
             UserError: if it is missing, or a line is not a `TimingRow`.
         """
-        rows = self._read_rows(TIMING, TimingRow)
-        for number, row in enumerate(rows, start=2):
-            seconds = row.train_seconds, row.test_seconds
-            if row.repeat < 1 or not all(0 < s <= RANGES["seconds"][1] for s in seconds):
-                raise UserError(
-                    f"{self.path / TIMING}: line {number}: expected repeat from 1 and seconds above"
-                    f" 0, up to {RANGES['seconds'][1]:g}"
-                )
-        return rows
+        return self._read_rows(TIMING, TimingRow)
 
     def read_predictions(self, name: str = PREDICTIONS) -> dict[str, np.ndarray]:
         """Read predictions.npz or first_predictions.npz.
@@ -401,6 +391,7 @@ class ResultsFolder:
                 raise UserError(
                     f"{self.path / name}: line {number} is not {','.join(columns)}"
                 ) from None
+            _check_ranges(rows[-1], f"{self.path / name}: line {number}")
         if not text.endswith("\n"):  # cut within its last number, it would be another one
             raise UserError(f"{self.path / name}: line {len(rows) + 1} has no end")
         return rows
@@ -415,10 +406,23 @@ def _writing() -> Iterator[None]:
         raise UserError(f"--out: cannot write to {error.path}: {error.reason}") from None
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether what a pattern of `ResultsFolder.files` fits has a name that programs give."""
-    folder, *rest = path.parts
+def _is_ours(path: Path, name: Path) -> bool:
+    """Tell whether what a pattern of `ResultsFolder.files` fits is what programs make.
+
+    A name must be one that they give, and no sweep that a link shows is the folder's own.
+    """
+    folder, *rest = name.parts
+    if folder == SWEEPS and path.parent.is_symlink():
+        return False
     return folder not in _NAMES or bool(_NAMES[folder].fullmatch("/".join(rest)))
+
+
+def _check_ranges(row: Any, place: str) -> None:
+    """Raise UserError if a value of a table's row is out of its range."""
+    for column, (low, high) in RANGES.items():
+        value = getattr(row, column, low)
+        if not low <= value <= high:
+            raise UserError(f"{place}: expected {column} from {low:g} to {high:g}, not {value}")
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -4,6 +4,7 @@
 study. Anything else may be there and is shown as it is.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, pairwise
 from pathlib import Path
@@ -53,6 +54,17 @@ def is_margin(value: Any) -> bool:
     return _is_positive(value) and 1e-6 <= value <= 100
 
 
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Tell whether JSON can be written of it again, as when studies are joined.
+
+    What is read may be deeper than that, and 1e999 is read as infinite.
+    """
+    if isinstance(value, Mapping | list):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return depth < DEEPEST and all(_is_plain(each, depth + 1) for each in inner)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _is_rising(values: Any) -> bool:
     if not isinstance(values, list) or not all(v == 0 or _is_positive(v) for v in values):
         return False
@@ -69,6 +81,12 @@ MARGIN = Kind("a number from 1e-6 to 100", is_margin, required=False)
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 RATES = Kind("rising numbers from 0", _is_rising)
 EPOCHS = Kind("a whole number above 0", lambda value: _is_count(value, least=1))
+#: How deep the lists and objects of a config.json may be nested; a program's own are six.
+DEEPEST = 50
+PLAIN = Kind(
+    f"finite numbers, text, and lists and objects of them, nested {DEEPEST} deep at most",
+    lambda value: _is_plain(value),
+)
 #: Stands for every name that an object has.
 EACH = "*"
 STUDY = {
@@ -122,7 +140,8 @@ def check(config: Any, path: Path) -> None:
     experiments.cli.UserError: config.json: expected the config.json of a study: title is a line...
     """
     parts = _wrong_items(config, "parts", STUDY) if "parts" in config else ()
-    for place, words in chain(_wrong(config, STUDY, ""), parts):
+    rest = {name: value for name, value in config.items() if name != "parts"}
+    for place, words in chain(_wrong(config, STUDY, ""), parts, _wrong(rest, PLAIN, "it")):
         raise UserError(f"{path}: expected the config.json of a study: {place} is {words}")
 
 
@@ -155,6 +174,7 @@ def _wrong_items(
         return
     for number, item in enumerate(items):
         yield from _wrong(item, wanted, f"{name}[{number}]")
+        yield from _wrong(item, PLAIN, f"{name}[{number}]")
 
 
 def _wrong(found: Any, wanted: Kind | Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:

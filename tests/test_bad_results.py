@@ -226,7 +226,10 @@ TIMING = [
     (always(TIMES.encode() + b"LeNet,1,x,1\n"), "line 2 is not variant,repeat"),
     *(
         (always(f"{TIMES}{line}\n".encode()), "expected")
-        for line in ("LeNet,1,nan,1", "LeNet,1,1,-1", "LeNet,1,0,1", "LeNet,1,inf,1", "x,1,1,1")
+        for line in (
+            *("LeNet,1,nan,1", "LeNet,1,1,-1", "LeNet,1,0,1", "LeNet,1,inf,1", "x,1,1,1"),
+            *("LeNet,0,1,1", f"LeNet,{10**400},1,1"),
+        )
     ),
 ]
 KEPT = [

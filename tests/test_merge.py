@@ -246,6 +246,59 @@ def test_results_that_are_there_are_not_replaced_unasked(base, capsys):
     assert "--overwrite" in line
 
 
+NAMES = "expected settings.variants to be different names of LeNet, "
+
+
+@pytest.mark.parametrize(
+    ("variants", "words"),
+    [
+        ([], "expected settings.variants to name all models in results.csv, but LeNet, LeNet_BN_D"),
+        (["LeNet"], "but LeNet_BN_Dropout, LeNet_BN_drop6, LeNet_BN_noDropout, "),
+        ("LeNet", NAMES),
+        ({"LeNet": 1}, NAMES),
+        (["LeNet", "LeNet"], NAMES),
+        (["LeNet", ["LeNet"]], NAMES),
+        (["AlexNet"], NAMES),
+        ([1, "LeNet"], NAMES),
+        (3, NAMES),
+    ],
+)
+def test_variants_that_are_not_those_of_the_runs_lose_nothing(base, capsys, variants, words):
+    assert_both_refused_and_nothing_lost(base, capsys, ("settings", "variants"), variants, words)
+
+
+DEEP = json.loads("[" * 400 + "]" * 400)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("settings", "accuracy_margin"), 5e-324, "accuracy_margin is a number from 1e-6 to 100"),
+        (("machine",), {"more": DEEP}, "nested 50 deep at most"),
+        (("machine",), {"more": "1e999"}, "it is finite numbers, text"),
+        (("data", "kind"), "stolen", "data.kind is one of tensorflow_datasets, "),
+    ],
+)
+def test_what_cannot_be_joined_is_refused_before_anything_is_lost(
+    base, capsys, place, value, words
+):
+    assert_both_refused_and_nothing_lost(base, capsys, place, value, words)
+
+
+def assert_both_refused_and_nothing_lost(base, capsys, place, value, words):
+    """Put a value into the config.json of both folders, and join them in place of results."""
+    out = shutil.copytree(base / "a", base / "out")
+    for name in SPLIT:
+        edit(ResultsFolder(base / name), place, value)
+        path = base / name / "config.json"
+        path.write_text(path.read_text().replace('"1e999"', "1e999"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    line = refused(capsys, base / "a", base / "b", "--out", out, "--overwrite")
+    assert words in line
+    assert str(base) in line
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 @pytest.mark.parametrize("parts", [3, [3], [{}], [[]], {"a": 1}, [{"title": "x"}]])
 def test_damaged_parts_are_no_traceback(base, capsys, parts):
     edit(ResultsFolder(base / "b"), ("parts",), parts)
