@@ -70,9 +70,9 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         ``jax_enable_x64`` is set; they share no memory with ``state_dict``.
 
     Raises:
-        ValueError: naming the key, if one is missing or unknown, or holds another shape than
-            LeNet-5's, another dtype than float16, float32 or float64, a value that is NaN or
-            infinite, or a variance below 0.
+        ValueError: if it is no mapping; or naming the key, if one is missing or unknown, or holds
+            another shape than LeNet-5's, another dtype than float16, float32 or float64, a value
+            that is NaN or infinite, or a variance below 0.
 
     >>> import jax, numpy as np
     >>> from jax_lenet import lenet5
@@ -87,6 +87,7 @@ def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     >>> np.exp(log_probs[0]).round(3)  # no weight favours a class
     array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=float32)
     """
+    _check_mapping("state_dict", state_dict)
     names = {str(key) for key in state_dict}
     batch_norm = any(name.startswith(tuple(_BATCH_NORMS)) for name in names)
     entries = _entries(batch_norm)
@@ -118,6 +119,7 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """
     import torch
 
+    _check_mapping("variables", variables)
     leaves = dict(_leaves(variables))
     entries = _entries(batch_norm=any(".bn" in name for name in leaves))
     _check_names("variables", leaves, (".".join(entry.path) for entry in entries))
@@ -169,6 +171,11 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{name}", value
 
 
+def _check_mapping(what: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what}: expected a mapping of names, found {type(value).__name__}")
+
+
 def _check_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
     found, expected = set(found), set(expected)
     complaints = []
@@ -192,9 +199,9 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     wanted = f"{name}: expected float16, float32 or float64"
     dtype = getattr(value, "dtype", type(value).__name__)
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        array = np.asarray(_resolved(value) if hasattr(value, "detach") else value)
     # A dtype that NumPy lacks, bfloat16 for one; a sparse tensor; one without values ("meta").
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{wanted}, found {dtype} ({reason})") from None
     if array.dtype not in _DTYPES:
@@ -204,3 +211,8 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith(("running_var", ".var")) and (array < 0).any():
         raise ValueError(f"{name}: expected variances of at least 0, found {array.min()}")
     return array
+
+
+def _resolved(tensor: Any) -> Any:
+    """Return a tensor on the CPU, with the signs in its values that PyTorch may keep as a mark."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg()

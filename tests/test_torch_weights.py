@@ -186,6 +186,11 @@ def test_parameters_that_require_gradients_and_arrays_are_taken_too():
             "fc.f6.bias: expected float16, float32 or float64, found torch.float32 (can't convert",
         ),
         (
+            "fc.f6.bias",
+            torch.zeros(84, dtype=torch.complex64).conj(),
+            "fc.f6.bias: expected float16, float32 or float64, found torch.complex64",
+        ),
+        (
             "fc.f8.num_batches_tracked",
             torch.zeros(()),
             "state_dict holds fc.f8.num_batches_tracked, which this LeNet-5 does not have",
@@ -234,10 +239,26 @@ def test_counters_of_a_model_without_batch_norm_are_unknown():
     [
         ({}, "state_dict lacks convnet.c1.bias, convnet.c1.weight, "),
         ({"state_dict": {}, "epoch": 3}, "state_dict lacks convnet.c1.bias, "),
+        (None, "state_dict: expected a mapping of names, found NoneType"),
+        (["fc.f6.bias"], "state_dict: expected a mapping of names, found list"),
     ],
 )
 def test_what_is_no_state_dict_is_told_by_what_it_lacks(content, message):
     assert refusal(content).startswith(message)
+
+
+@pytest.mark.parametrize("content", [None, 3, [], "params"])
+def test_what_is_no_mapping_has_no_variables(content):
+    with pytest.raises(ValueError, match=r"^variables: expected a mapping of names, found"):
+        to_torch(content)
+
+
+def test_a_tensor_that_is_marked_as_negated_has_the_values_that_it_shows():
+    state_dict = random_state_dict("LeNet", torch.float32)
+    expected = from_torch(state_dict)["params"]["f7"]["bias"]
+    state_dict["fc.f7.bias"] = torch._neg_view(-state_dict["fc.f7.bias"])
+    assert state_dict["fc.f7.bias"].is_neg()
+    np.testing.assert_array_equal(from_torch(state_dict)["params"]["f7"]["bias"], expected)
 
 
 # Any state_dict
