@@ -33,7 +33,7 @@ from experiments.benchmark_scaling import ScalingRow, race_to_scale, ways_of
 from experiments.benchmark_start import first_result, first_result_of_study, peak_of_study
 from experiments.contenders import NAMES, NotMeasuredError, data_of, task_of, write_data
 from experiments.progress import say, say_source
-from experiments.settings import StudySettings, check_count
+from experiments.settings import NamedPath, StudySettings, check_count
 from jax_lenet import Dataset, load
 
 #: What is timed unless told otherwise; on a GPU also `GPU_CONTENDERS`.
@@ -61,7 +61,7 @@ class Settings:
 
     dataset: str = "mnist"
     """mnist, or mnist_sample: the 5,000 digits that ship with the package."""
-    data_dir: Path | None = None
+    data_dir: NamedPath | None = None
     """A tensorflow_datasets directory or a folder of the four IDX files; without it the cache, a
     download or, where there is no network, the embedded sample."""
     train_size: int | None = None
@@ -86,7 +86,7 @@ class Settings:
     """Images in a step."""
     learning_rate: float = 0.01
     """Of plain SGD."""
-    out: Path = Path("results-benchmark")
+    out: NamedPath = Path("results-benchmark")
     """The folder that gets the results."""
     overwrite: bool = False
     """Replace the results that the folder holds, once there are new ones."""

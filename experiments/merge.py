@@ -37,6 +37,7 @@ from experiments.results import (
     Row,
     TimingRow,
 )
+from experiments.settings import NamedPath
 from experiments.summary import finished_runs
 from jax_lenet.models import VARIANTS
 
@@ -55,7 +56,7 @@ class Settings:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of experiments.ablate, or of this program, two or more."""
-    out: Path = Path("results")
+    out: NamedPath = Path("results")
     """The folder that gets the joined results."""
     overwrite: bool = False
     """Replace the results that the folder holds."""

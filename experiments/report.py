@@ -21,6 +21,7 @@ from experiments import cli, kept_sweeps, study_config, tested_images, verdicts
 from experiments.evidence import gather
 from experiments.lock import one_writer
 from experiments.results import CONFIG, FIGURES, REPORT, SUMMARY, ResultsFolder
+from experiments.settings import NamedPath
 from experiments.study_config import SOURCES
 from experiments.summary import Curve, curves_of, summarize
 from jax_lenet.decisions import Rules
@@ -32,12 +33,12 @@ MARGINS = ("accuracy_margin", "time_margin")  # in points and percent, of which 
 class Settings:
     """Draw a results folder's figures and summary again."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[NamedPath, tyro.conf.Positional]
     """The folder that a program wrote."""
     sweep: tuple[Path, ...] = ()
     """Folders of experiments.sweep, for conclusions 2 and 3. Each is kept, and takes the place
     of one of before if it answers all that that one does; others of before stay."""
-    data_dir: Path | None = None
+    data_dir: NamedPath | None = None
     """The study's MNIST, a tensorflow_datasets directory or a folder of the four IDX files: from it
     test_set.npz is made where the folder lacks it."""
 

@@ -1,9 +1,12 @@
 """The settings that the programs share: the experiment, and where it is read and written."""
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from experiments import startup
 from experiments.cli import UserError, nearest
@@ -20,13 +23,34 @@ MOST_DEVICES = 1024
 MOST = 1_000_000
 
 
+def _path(words: Sequence[str]) -> Path:
+    """Return a path that is named: as a path, an empty name is the folder where one stands."""
+    (name,) = words
+    if not name:
+        raise ValueError("expected a path, not ''")
+    return Path(name)
+
+
+#: A path on the command line.
+NamedPath = Annotated[
+    Path,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=_path,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
+
+
 @dataclass(frozen=True)
 class StudySettings:
     """A study: every variant from every seed. The defaults are the report's, but for the seeds."""
 
     dataset: str = "mnist"
     """mnist, or mnist_sample: the 5,000 digits that ship with the package."""
-    data_dir: Path | None = None
+    data_dir: NamedPath | None = None
     """A tensorflow_datasets directory or a folder of the four IDX files; without it the cache, a
     download or, where there is no network, the embedded sample."""
     train_size: int | None = None
@@ -44,7 +68,7 @@ class StudySettings:
     """Of plain SGD."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Which models to train, by the report's names; all six unless told otherwise."""
-    out: Path = Path("results")
+    out: NamedPath = Path("results")
     """The folder that gets the results."""
     overwrite: bool = False
     """Start anew, in place of the results that the folder holds. Without it, the same command goes
@@ -101,6 +125,7 @@ class JaxSettings(StudySettings):
         """Raise UserError if a value is out of its range."""
         super().check()
         possible = self.devices is None or 1 <= self.devices <= MOST_DEVICES
+        _expect(bool(self.compilation_cache), "compilation_cache", "auto, off or a folder", "''")
         _expect(possible, "devices", f"1 to {MOST_DEVICES}", self.devices)
 
     def start_jax(self) -> CompilationCache:

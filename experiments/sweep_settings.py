@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import cli
-from experiments.settings import MOST, JaxSettings, check_count, is_learning_rate
+from experiments.settings import MOST, JaxSettings, NamedPath, check_count, is_learning_rate
 from experiments.sweep_results import Candidates, Point
 from experiments.together import Together, affordable, asked_for
 from jax_lenet import VARIANTS, Dataset
@@ -41,7 +41,7 @@ class Settings(JaxSettings):
     runs_at_once: int | None = None
     """Runs, of whatever rate and seed, that train together: on a CPU in all, one a device unless
     told otherwise; on each GPU, 32, or fewer where its memory has no room."""
-    out: Path = Path("results-sweep")
+    out: NamedPath = Path("results-sweep")
     """The folder that gets the results."""
 
     def check(self) -> None:

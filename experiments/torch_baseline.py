@@ -30,7 +30,7 @@ from experiments.kept_state import RUN_BYTES
 from experiments.lock import one_writer
 from experiments.progress import Display, say, say_results, say_source
 from experiments.results import ResultsFolder, Row
-from experiments.settings import StudySettings
+from experiments.settings import NamedPath, StudySettings
 from experiments.summary import curves_of
 from experiments.torch_folder import BEGUN, BaselineFolder, Begun, Found
 from jax_lenet import VARIANTS, Dataset, normalize
@@ -68,7 +68,7 @@ class Settings(StudySettings):
 
     epochs: int = 10
     """Epochs of each run. More of them take another folder: none are added to a study later."""
-    out: Path = Path("results-torch")
+    out: NamedPath = Path("results-torch")
     """The folder that gets the results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto is a GPU if PyTorch sees one."""

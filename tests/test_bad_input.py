@@ -70,6 +70,8 @@ EXPERIMENT = [
     (["--data-dir", __file__, "--dataset", "mnist"], "holds MNIST, found a file"),
     (["--data-dir", HERE, "--dataset", "mnist"], "expected a tensorflow_datasets directory"),
     (["--data-dir", LONG, "--dataset", "mnist"], "File name too long"),
+    (["--out", ""], "--out: expected a path, not ''"),
+    (["--data-dir", ""], "--data-dir: expected a path, not ''"),
     (["--out", "/dev/null"], "--out: cannot write to "),
     (["--out", "/dev/null/results"], "--out: cannot write to "),
     (["--out", LONG], "--out: cannot write to "),
@@ -91,6 +93,7 @@ JAX = [
     (["--devices", "0"], "--devices: expected 1 to 1024, not 0"),
     (["--devices", "1025"], "--devices: expected 1 to 1024, not 1025"),
     (["--devices", "3"], "--devices: expected 2, what JAX runs on already, not 3"),
+    (["--compilation-cache", ""], "--compilation-cache: expected auto, off or a folder, not ''"),
     (["--compilation-cache", "/dev/null"], "--compilation-cache: expected a folder that this user"),
 ]
 MARGIN = "expected a number from 1e-6 to 100"

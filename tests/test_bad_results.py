@@ -56,6 +56,7 @@ def refusal(capsys, *arguments):
         ([], "folder"),
         (["/nonexistent"], "/nonexistent"),
         (["/dev/null"], "/dev/null"),
+        ([""], "expected a path, not ''"),
         (["x" * 5_000], "File name too long"),
         (["INTACT", "surplus"], "Unrecognized options: surplus"),
         (["INTACT", "--swep", "x"], "Perhaps you meant: --sweep"),
