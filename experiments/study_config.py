@@ -113,13 +113,13 @@ STUDY = {
 
 SWEEP = {
     "program": TEXT,
-    "title": TEXT,
     "settings": {"first_seed": COUNT, "seeds": EPOCHS, "epochs": EPOCHS},
     "data": {
         "name": TEXT,
         "kind": SOURCE,
         "sizes": {"train": COUNT, "validation": COUNT, "test": COUNT},
     },
+    "title": TEXT,
 }
 #: Of each of a sweep's candidates.
 CANDIDATES = {"variant": TEXT, "layers": PATH, "rates": RATES, "learning_rate": POSITIVE}

@@ -122,5 +122,5 @@ def test_predictions_of_other_runs_are_refused(folder, change, name):
 def test_times_that_no_clock_shows_are_refused(folder, seconds):
     rows = folder.read_timing()
     folder.write_timing([rows[0]._replace(test_seconds=seconds), *rows[1:]])
-    with pytest.raises(UserError, match="expected variants and seconds above 0"):
+    with pytest.raises(UserError, match="repeats from 1 and seconds above 0"):
         evidence_of(folder)

@@ -46,7 +46,10 @@ def test_a_sweep_on_the_same_data_is_taken_as_it_is_wherever_its_files_lay(tmp_p
     [
         ({"source": {"files": OTHER}}, "the files of .* have other contents"),
         ({"source": {"files": {}}}, "the files of .* have other contents"),
-        ({"source": {"kind": "tfds"}}, "the study's kind of data, idx, but .* has tfds"),
+        (
+            {"source": {"kind": "tensorflow_datasets"}},
+            "the study's kind of data, idx, but .* has tensorflow_datasets",
+        ),
         ({"precision": "default"}, "the study's precision, highest, but .* has default"),
         ({"data": {"train": 4_000}}, "the study's train images, 50000, but .* has 4000"),
         ({"batch_size": 64}, "the study's batch size, 128, but .* has 64"),
