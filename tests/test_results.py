@@ -207,6 +207,15 @@ def test_to_overwrite_removes_nothing_that_only_looks_like_ours(folder):
     assert sorted(str(path.relative_to(folder.path)) for path in left) == sorted(theirs)
 
 
+def test_to_overwrite_removes_nothing_of_a_sweep_that_a_link_shows(folder, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "config.json").touch()
+    (folder.path / "sweeps").mkdir()
+    (folder.path / "sweeps" / "1").symlink_to(tmp_path / "sweep")
+    folder.clear()
+    assert (folder.path / "sweeps" / "1" / "config.json").exists()
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", [Path.mkdir, os.mkfifo])
 @pytest.mark.parametrize(
