@@ -113,7 +113,12 @@ STUDY = {
 
 SWEEP = {
     "program": TEXT,
-    "settings": {"first_seed": COUNT, "seeds": EPOCHS, "epochs": EPOCHS},
+    "settings": {
+        "first_seed": COUNT,
+        "seeds": EPOCHS,
+        "epochs": EPOCHS,
+        "learning_rate": POSITIVE,
+    },
     "data": {
         "name": TEXT,
         "kind": SOURCE,

@@ -250,7 +250,10 @@ KEPT_ROWS = [
     (lambda old: old[:-100], "sweep.csv"),
     (lambda old: b"".join(old.splitlines(keepends=True)[:-1]), "1 are missing"),
     (lambda old: old + old.splitlines(keepends=True)[1], "an earlier line has"),
-    (lambda old: old.replace(b",0.2,", b",0.2,7", 1), "line 2: expected accuracies from 0 to 1"),
+    (
+        lambda old: old.replace(b",0.2,", b",0.2,7", 1),
+        "line 2: expected train_accuracy from 0 to 1",
+    ),
 ]
 SWEEP_PREDICTIONS = [
     (None, "expected the predictions of the sweep's runs; its command, given again, trains"),

@@ -383,8 +383,8 @@ def with_accuracy(value):
 DAMAGE = [
     ("sweep.csv", without_last_line, "sweep.csv: expected 6 finished runs, 1 are missing"),
     ("sweep.csv", with_last_line_twice, "sweep.csv: line 8 has a run that an earlier line has"),
-    ("sweep.csv", with_accuracy("nan"), "sweep.csv: line 7: expected accuracies from 0 to 1"),
-    ("sweep.csv", with_accuracy("97.5"), "sweep.csv: line 7: expected accuracies from 0 to 1"),
+    ("sweep.csv", with_accuracy("nan"), "sweep.csv: line 7: expected test_accuracy from 0 to 1"),
+    ("sweep.csv", with_accuracy("97.5"), "sweep.csv: line 7: expected test_accuracy from 0 to 1"),
     ("sweep.csv", with_accuracy("x"), "sweep.csv: line 7 is not batch_norm,drop6"),
     ("sweep.csv", lambda text: "a,b\n", "sweep.csv: expected the columns batch_norm,drop6"),
     ("config.json", lambda text: "{", "config.json: expected JSON"),
