@@ -205,6 +205,7 @@ def terms(settings: Settings, identity: Identity) -> Terms:
 
 def follow(settings: Settings, place: Place, follower: Follower, console: Console) -> None:
     """Train what process 0 says, and send it what that gives."""
+    cli.has_begun_anew()  # to overwrite is process 0's, and not to be asked for once more
     data = settings.load()
     cache = settings.start_jax()
     together = settings.together(data, partial(say, console))

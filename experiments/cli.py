@@ -97,33 +97,32 @@ def run(
     global _begun_anew
     _begun_anew = False
 
-    def again() -> str:
-        return _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
+    def ended(why: object) -> str:
+        again = _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
+        return f"{name}: {why}; {again}"
 
-    def words(stopped: signals.Stopped) -> str:
-        return f"{name}: {stopped}; {again()}"
-
-    with signals.watched(words):
-        code, text = 0, ""
+    with signals.watched(ended):
+        code, why = 0, ""
         try:
             program(parse(settings_type, name, arguments))
             sys.stdout.flush()
             signals.check()
         except (UserError, DataError) as error:
-            code, text = 2, f"{name}: {error}"
+            code, why = 2, error
         except EndedError as error:
-            code, text = 1, f"{name}: {error}; {again()}"
+            code, why = 1, error
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
-            code, text = 1, f"{name}: cannot write: {error.strerror}; {again()}"
+            code, why = 1, f"cannot write: {error.strerror}"
         except signals.Stopped as stopped:
-            code, text = stopped.exit_code, words(stopped)
+            code, why = stopped.exit_code, stopped
         except KeyboardInterrupt:  # where no handlers can be set, as outside the main thread
-            code, text = 130, words(signals.Stopped(signal.SIGINT))
+            code, why = 130, signals.Stopped(signal.SIGINT)
         # A signal that comes now has nothing left to end.
         with contextlib.suppress(signals.Stopped), signals.deferred():
             _finish(sys.stdout)
+            text = f"{name}: {why}" if code == 2 else ended(why) if code else ""
             _finish(sys.stderr, one_line(text))
             if code > 128 and arguments is None:
                 # Not as Python ends: what still compiles in a thread would crash, or take seconds.

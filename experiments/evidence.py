@@ -307,8 +307,6 @@ def gather(
     """
     if test_set is None and folder.has(TEST_SET):
         test_set = folder.read_test_set()
-    if test_set is not None and test_set.wrong.all():  # the verdicts are made again without them
-        raise UserError(f"{folder.path / TEST_SET}: expected an image that is not wrong")
     finished = finished_runs(folder.read_results(), epochs)
     runs = {}
     for variant, rows in finished.items():

@@ -8,7 +8,7 @@ a study; results.csv and the predictions are made from them, see `write_results`
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,8 @@ BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_a
 BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
 #: What runs said of the test images, of each class a byte.
 PREDICTED = ("first_predictions", "predictions")
+#: So many runs of one file are believed by its name.
+MOST_NAMED = 100_000
 _NAME = re.compile(r"(\w+)\.seeds-(\d+)(?:-(\d+))?\.npz")
 
 
@@ -224,6 +226,23 @@ def read(path: Path) -> RunFile:
 def files(folder: Path) -> list[Path]:
     """Return the paths of a study's run files, by name; of others not."""
     return sorted(p for p in (folder / RUNS).glob("*.npz") if _NAME.fullmatch(p.name))
+
+
+def named(paths: Iterable[Path]) -> set[tuple[str, int]]:
+    """Return the variants and seeds that run files have by their names."""
+    runs = set()
+    for path in paths:
+        if found := _NAME.match(path.name):
+            variant, first, last = found.groups()
+            # A name may claim any number of seeds; no group of ours has so many.
+            seeds = range(int(first), int(last or first) + 1)[:MOST_NAMED]
+            runs |= {(variant, seed) for seed in seeds}
+    return runs
+
+
+def set_aside(folder: Path) -> set[tuple[str, int]]:
+    """Return the variants and seeds of a study's run files that were set aside, by their names."""
+    return named((folder / RUNS).glob("*.npz.damaged-*"))
 
 
 def scan(

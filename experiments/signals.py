@@ -53,6 +53,7 @@ class _State:
 
     asked: Stopped | None = None
     deferrals: int = 0
+    thrown_away: bool = False
 
 
 _state = _State()
@@ -76,7 +77,7 @@ def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
     sender.setblocking(False)
     watcher = threading.Thread(target=_watch, args=(receiver, last_words), daemon=True)
     watcher.start()
-    _state.asked, _state.deferrals = None, 0
+    _state.asked, _state.deferrals, _state.thrown_away = None, 0, False
     handlers = {number: signal.getsignal(number) for number in (*_NAMES, *_TIMER)}
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     hook = sys.unraisablehook
@@ -85,6 +86,7 @@ def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
         if not isinstance(what.exc_value, Stopped):
             hook(what)
         elif _TIMER:
+            _state.thrown_away = True
             signal.setitimer(signal.ITIMER_REAL, _ONCE_MORE)
 
     try:
@@ -133,6 +135,7 @@ def asked() -> Stopped | None:
 def check() -> None:
     """Raise `Stopped` if a signal has asked for an end."""
     if _state.asked is not None:
+        _state.thrown_away = False  # or the timer would raise it in the midst of a clean-up
         raise _state.asked
 
 
@@ -145,7 +148,7 @@ def _on_signal(number: int, _frame: object) -> None:
 
 
 def _on_timer(_number: int, _frame: object) -> None:
-    if not _state.deferrals:  # or the next check raises it
+    if _state.thrown_away and not _state.deferrals:  # else the next check raises it
         check()
 
 

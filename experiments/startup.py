@@ -6,15 +6,17 @@ Only programs do this, never the library: both settings are the whole process's.
 import ctypes
 import os
 import platform
+import re
 import stat
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
+from filelock import FileLock, Timeout
 
 from experiments.cli import UserError
 from jax_lenet.data import cache_folder
@@ -23,6 +25,8 @@ from jax_lenet.data import cache_folder
 AUTO, OFF = "auto", "off"
 #: What JAX reports of each compilation while its cache is on.
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+#: What JAX calls a compiled program's file: by the function, and a digest of all that decides it.
+_PROGRAM = re.compile("(.+-[0-9a-f]{64})-cache")
 #: Bytes that a cache may take; the least recently used go first. A study's programs take 6 MB.
 CACHE_BYTES = 500_000_000
 #: A container's share of the machine's cores: microseconds in a period of so many.
@@ -151,6 +155,7 @@ def use_compilation_cache(choice: str) -> CompilationCache:
             f"--compilation-cache: expected a folder that this user alone can write to; {folder}"
             f" {reason}"
         )
+    _remove_unfinished(folder)
     cache = CompilationCache(folder)
     jax.config.update("jax_enable_compilation_cache", True)
     jax.monitoring.register_event_listener(lambda event, **_: cache.events.update([event]))
@@ -160,6 +165,19 @@ def use_compilation_cache(choice: str) -> CompilationCache:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     return cache
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove from a cache the programs that were cut short when a process ended.
+
+    JAX writes a program, then when it was last used, and holds a lock meanwhile. A program without
+    that time it would warn of at every start, and never write again.
+    """
+    with suppress(Timeout, OSError), FileLock(folder / ".lockfile", timeout=1):
+        for path in folder.iterdir():
+            name = _PROGRAM.fullmatch(path.name)
+            if name and not path.with_name(f"{name[1]}-atime").exists():
+                path.unlink()
 
 
 def _no_cache(reason: str) -> CompilationCache:

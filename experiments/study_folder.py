@@ -1,6 +1,6 @@
 """A study's folder between two starts of the program: whose it is, and what it still lacks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +109,8 @@ def left_in(
 
     records = run_store.scan(folder.path, identity, wanted, damaged)
     test_set = going_on.whole(folder, TEST_SET, partial(_read_test_set, folder, records), damaged)
-    lost = any(each.path.parent.name == RUNS for each in damaged)
+    lost = run_store.set_aside(folder.path)
+    lost |= run_store.named(each.path for each in damaged if each.path.parent.name == RUNS)
     for name, read in _readers(folder, settings, records, lost).items():
         going_on.whole(folder, name, read, damaged)
 
@@ -157,7 +158,7 @@ def _saw(records: Records, labels: np.ndarray) -> bool:
 
 
 def _readers(
-    folder: ResultsFolder, settings: Settings, records: Records, lost: bool
+    folder: ResultsFolder, settings: Settings, records: Records, lost: set[tuple[str, int]]
 ) -> dict[str, Callable[[], object]]:
     """Return what reads each file that is kept, or that is made from the run files.
 
@@ -168,20 +169,25 @@ def _readers(
         folder: of the study.
         settings: of the study.
         records: of its run files.
-        lost: whether a run file is damaged: what was made from it may be there.
+        lost: variant and seed of runs whose files are damaged: what was made from those may be
+            there, but not alone.
     """
+    of_lost = {variant for variant, _ in lost} if records else set()
 
     def expect(name: str, found: set[tuple], own: set[tuple]) -> None:
-        if found and not (found <= own or (lost and records)):
+        if not found <= own:
             raise UserError(f"{folder.path / name}: expected only runs that {RUNS} has, too")
 
     def read_results() -> None:
-        rows = [row for record in records.values() for row in record.rows]
-        expect(RESULTS, _in_text(folder.read_results()), _in_text(rows))
+        rows = folder.read_results()
+        own = {row for record in records.values() for row in _in_text(record.rows)}
+        kept = [row for row in rows if not (records and (row.variant, row.seed) in lost)]
+        expect(RESULTS, set(_in_text(kept)), own)
 
     def read_predictions(name: str, field: str) -> None:
         own = [(group.variant, getattr(record, field)) for group, record in records.items()]
-        expect(name, _by_run(folder.read_predictions(name).items()), _by_run(own))
+        found = folder.read_predictions(name).items()
+        expect(name, _by_run((v, said) for v, said in found if v not in of_lost), _by_run(own))
 
     def read_timing() -> None:
         if not evidence.timing_of(folder).keys() <= set(settings.variants):
@@ -195,9 +201,14 @@ def _readers(
     }
 
 
-def _in_text(rows: Iterable[Row]) -> set[tuple]:
-    """Return rows as results.csv has them, where a float32 has its own shortest digits."""
-    return {tuple(map(str, row)) for row in rows}
+def _in_text(rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
+    """Yield rows as they are read from results.csv, where a float32 has its own shortest digits.
+
+    As text, in which NaN is NaN.
+    """
+    types = Row.__annotations__.values()
+    for row in rows:
+        yield tuple(str(t(str(value))) for t, value in zip(types, row, strict=True))
 
 
 def _by_run(predictions: Iterable[tuple[str, np.ndarray]]) -> set[tuple]:

@@ -10,7 +10,8 @@ import pytest
 
 from experiments import npz, run_store
 from experiments.going_on import Identity
-from experiments.results import FIRST_PREDICTIONS, PREDICTIONS
+from experiments.results import FIRST_PREDICTIONS, PREDICTIONS, ResultsFolder, Row
+from experiments.study_folder import _in_text
 from tests.faults import names
 from tests.simulated import LEARNING_RATES, write_sweep
 from tests.test_going_on import EPOCHS, STUDY, be_quick, numbers, run, trained
@@ -178,6 +179,7 @@ DAMAGE = [
             *(cut_in_half, empty, OTHER_DTYPE),
             with_arrays(with_other_labels, "other labels"),
             with_arrays(lambda name, array: array[:10], "ten images"),
+            with_arrays(lambda name, a: a | True if name == "wrong" else a, "no right label"),
         ],
         0,
     ),
@@ -235,6 +237,48 @@ def test_a_run_that_config_json_does_not_name_is_not_the_studys(
     assert (finished / "runs" / "LeNet.seeds-5.npz.damaged-1").exists()
     assert trained == []
     assert numbers(finished) == numbers(undisturbed)
+
+
+def test_what_was_made_from_a_damaged_run_file_is_no_damage(finished, undisturbed, capsys):
+    path = finished / "runs" / "LeNet.seeds-1.npz"
+    cut_in_half(path)
+    path.rename(f"{path}.damaged-1")  # as a kill leaves it, before the tables are written again
+    cut_in_half(finished / "runs" / "LeNet_BN_Dropout.seeds-0.npz")
+    assert run(finished, *STUDY) == 0
+    assert capsys.readouterr().out.count("is now") == 1
+    assert numbers(finished) == numbers(undisturbed)
+
+
+@pytest.mark.parametrize("line", ["AlexNet,77,1,1,1,1,1,1", "LeNet,0,3,1,1,1,1,1"])
+def test_what_no_run_file_has_made_is_set_aside_beside_a_damaged_one_too(
+    line, finished, undisturbed, capsys
+):
+    cut_in_half(finished / "runs" / "LeNet.seeds-1.npz")
+    with (finished / "results.csv").open("a") as file:
+        file.write(f"{line}\n")
+    assert run(finished, *STUDY) == 0
+    assert "is now results.csv.damaged-1" in capsys.readouterr().out
+    assert line in (finished / "results.csv.damaged-1").read_text()
+    assert numbers(finished) == numbers(undisturbed)
+
+
+def test_a_study_whose_runs_diverge_is_recognised_as_it_is(tmp_path, trained, capsys):
+    diverging = (*STUDY, "--learning-rate", 30)
+    assert run(tmp_path, *diverging) == 0
+    epochs, before = len(trained), (tmp_path / "results.csv").read_bytes()
+    assert run(tmp_path, *diverging) == 0
+    assert len(trained) == epochs
+    assert "damaged" not in capsys.readouterr().out
+    assert (tmp_path / "results.csv").read_bytes() == before
+
+
+def test_rows_are_compared_as_they_are_read_whatever_their_loss(tmp_path):
+    folder = ResultsFolder.create(tmp_path / "out", overwrite=False)
+    losses = [np.float32(loss) for loss in (6.836284e7, 3e-7, 2.5e30, np.inf, np.nan, 2.3)]
+    numbers = (np.float64(0.1), np.float32(1e6), 0.25, 1.5)
+    rows = [Row("LeNet", seed, 1, loss, *numbers) for seed, loss in enumerate(losses)]
+    folder.write_results(rows)
+    assert list(_in_text(folder.read_results())) == list(_in_text(rows))
 
 
 #: What is made of the run files; without these, it is all that is left of the runs.

@@ -1,5 +1,6 @@
 """--overwrite: what is there goes only once nothing refuses the start, and only what is ours."""
 
+import contextlib
 import os
 import signal
 
@@ -89,3 +90,15 @@ def test_the_room_that_an_earlier_study_takes_is_free_for_the_next(
     monkeypatch.setattr(ResultsFolder, "clear", stop)
     assert run(program, out) == 143
     assert capsys.readouterr().err.rstrip().endswith(f"--overwrite --out {out}")
+
+
+def test_a_process_that_follows_another_asks_for_nothing_to_be_overwritten_again(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(ablate, "following", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(Settings, "load", stop)
+    place = {"--coordinator": "localhost:4000", "--processes": "2", "--process-id": "1"}
+    assert run("ablate", tmp_path, **place) == 143
+    line = capsys.readouterr().err
+    assert "--process-id 1" in line
+    assert "--overwrite" not in line

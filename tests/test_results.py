@@ -231,6 +231,20 @@ def test_what_has_a_files_name_but_is_none_is_refused_and_stays(folder, name, ki
     assert folder.has("timing.csv")
 
 
+@pytest.mark.parametrize("name", ["runs", "sweeps"])
+@pytest.mark.parametrize("target", ["gone", "there"])
+def test_of_links_in_the_place_of_a_folder_only_one_to_runs_that_are_there_is_taken(
+    folder, tmp_path, name, target
+):
+    (tmp_path / "there").mkdir()
+    (folder.path / name).symlink_to(tmp_path / target)
+    if (name, target) == ("runs", "there"):
+        ResultsFolder.open(folder.path, overwrite=True)
+        return
+    with pytest.raises(UserError, match=f"expected a file of ours or nothing at .*/{name};"):
+        ResultsFolder.open(folder.path, overwrite=True)
+
+
 def test_a_file_in_the_place_of_a_folder_of_the_folder_is_refused(folder):
     (folder.path / "runs").write_text("mine")
     with pytest.raises(UserError, match=r"expected a file of ours or nothing at .*/runs;"):

@@ -111,6 +111,21 @@ def test_a_signal_that_python_throws_away_is_raised_once_more(number, code, thro
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_what_is_raised_once_more_interrupts_no_clean_up():
+    done = []
+
+    def work():
+        Dropped(lambda: me(signal.SIGINT))
+        try:
+            check()
+        finally:
+            time.sleep(0.1)
+            done.append("cleaned up")
+
+    stopped_by(work)
+    assert done == ["cleaned up"]
+
+
 def test_what_else_python_throws_away_is_told_as_ever(monkeypatch):
     def fail():
         raise ValueError("of somebody else")

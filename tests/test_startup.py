@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from experiments import startup
 from experiments.cli import UserError
+from tests.faults import names
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -98,6 +100,18 @@ def losses_of(results):
 def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):
     config, _ = study(tmp_path / "out", "--devices", "3", "--compilation-cache", "off")
     assert config["device"]["count"] == 3
+
+
+def test_programs_that_were_cut_short_are_removed_from_the_cache_and_nothing_else(tmp_path):
+    whole, cut = (f"jit_epoch-{digit * 64}" for digit in "ab")
+    for name in (f"{whole}-cache", f"{whole}-atime", f"{cut}-cache", "browser-cache", ".lockfile"):
+        (tmp_path / name).write_bytes(b"content")
+    startup._remove_unfinished(tmp_path)
+    assert names(tmp_path) == [".lockfile", "browser-cache", f"{whole}-atime", f"{whole}-cache"]
+    (tmp_path / f"{cut}-cache").write_bytes(b"content")
+    with FileLock(tmp_path / ".lockfile"):  # another process is writing it
+        startup._remove_unfinished(tmp_path)
+    assert (tmp_path / f"{cut}-cache").exists()
 
 
 def test_the_default_folder_is_the_users_alone(cache_home):
