@@ -1,8 +1,11 @@
 """A sweep small enough for tests, each of whose programs is compiled once for a module of them."""
 
 import csv
+import shutil
+from pathlib import Path
 
 import jax
+import pytest
 
 from experiments import cli, sweep, sweep_figure
 from experiments.sweep_settings import Settings
@@ -51,3 +54,23 @@ def numbers(out):
     with (out / "sweep.csv").open() as file:
         rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
     return rows, *((out / name).read_bytes() for name in ("sweep.json", "predictions.npz"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        be_quick(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, quick):
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    assert run(out) == 0
+    return out
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """A copy of the finished sweep."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "out"))

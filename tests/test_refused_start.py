@@ -10,34 +10,11 @@ import pytest
 from experiments import durable, environment, going_on
 from experiments.lock import one_writer
 from jax_lenet import load
-from tests.test_damaged_study import cut_in_half
-from tests.test_going_on import STUDY, be_quick, run
+from tests.test_damaged_study import compiled, cut_in_half, finished, quick, undisturbed
+from tests.test_going_on import STUDY, run
 
-
-@pytest.fixture(scope="module")
-def compiled():
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch, compiled, as_for_users):
-    be_quick(monkeypatch, compiled)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, compiled, as_for_users):
-    """A finished study."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        be_quick(patch, compiled)
-        assert run(out, *STUDY) == 0
-    return out
-
-
-@pytest.fixture
-def finished(undisturbed, tmp_path):
-    """A copy of it."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "finished"))
+# Fixtures.
+__all__ = ["compiled", "finished", "quick", "undisturbed"]
 
 
 REFUSED = [

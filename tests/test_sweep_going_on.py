@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,27 +13,10 @@ from experiments.settings import StudySettings
 from experiments.sweep_files import BEGUN, SweepFolder
 from experiments.sweep_settings import Settings
 from tests.faults import FaultyDisk, crashes, faulty
-from tests.small_sweep import GROUPS, RUNS, be_quick, numbers, run
+from tests.small_sweep import GROUPS, RUNS, finished, numbers, quick, run, undisturbed
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        be_quick(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, quick):
-    out = tmp_path_factory.mktemp("sweep") / "out"
-    assert run(out) == 0
-    return out
-
-
-@pytest.fixture
-def finished(undisturbed, tmp_path):
-    """A copy of the finished sweep."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "out"))
+# Fixtures.
+__all__ = ["finished", "quick", "undisturbed"]
 
 
 @pytest.fixture

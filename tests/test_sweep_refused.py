@@ -1,35 +1,16 @@
 """A start of a sweep that is refused, in one line, leaves the folder as it was, byte by byte."""
 
 import os
-import shutil
-from pathlib import Path
 
 import pytest
 
 from experiments import durable, environment, sweep
 from experiments.lock import one_writer
 from experiments.sweep_files import BEGUN
-from tests.small_sweep import be_quick, run
+from tests.small_sweep import finished, quick, run, undisturbed
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        be_quick(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, quick):
-    out = tmp_path_factory.mktemp("sweep") / "out"
-    assert run(out) == 0
-    return out
-
-
-@pytest.fixture
-def finished(undisturbed, tmp_path):
-    """A copy of the finished sweep."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "out"))
+# Fixtures.
+__all__ = ["finished", "quick", "undisturbed"]
 
 
 REFUSED = [
