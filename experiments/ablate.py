@@ -52,6 +52,7 @@ def main(settings: Settings) -> None:
     settings.check()
     console, place = cli.console(), settings.place
     if place is not None and place.process_id > 0:
+        cli.never_overwrite_again()  # that is process 0's, which may have done it by now
         with following("ablate", place, partial(say, console)) as follower:
             follow(settings, place, follower, console)
         return
@@ -117,6 +118,7 @@ def describe(
 def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Console) -> None:
     """Train and time what is left, once the folder and the settings agree."""
     data = settings.load()
+    test_set = labelled(data)
     cache = settings.start_jax()
     out = partial(say, console)
     together = settings.together(data, out)
@@ -139,7 +141,7 @@ def work(folder: ResultsFolder, settings: Settings, leader: Leader, console: Con
     going_on.set_aside(left.damaged, out)  # from here on nothing refuses the start
     durable.make_folder(folder.path / RUNS)
     write_settings(folder, config, sweeps, out)
-    folder.write_test_set(labelled(data))
+    folder.write_test_set(test_set)
     study_folder.write_tables(folder, settings, left.records)
     say_source(console, data)
     if left.groups or left.timing:
@@ -205,7 +207,6 @@ def terms(settings: Settings, identity: Identity) -> Terms:
 
 def follow(settings: Settings, place: Place, follower: Follower, console: Console) -> None:
     """Train what process 0 says, and send it what that gives."""
-    cli.has_begun_anew()  # to overwrite is process 0's, and not to be asked for once more
     data = settings.load()
     cache = settings.start_jax()
     together = settings.together(data, partial(say, console))

@@ -31,8 +31,8 @@ from jax_lenet.data import DataError
 
 Settings = TypeVar("Settings")
 
-#: Whether an earlier study has gone for the one that runs; see `has_begun_anew`.
-_begun_anew = False
+#: Whether "to go on" leaves --overwrite out; see `never_overwrite_again`.
+_no_overwrite = False
 
 #: What Python says when a number can't be read, and what that means.
 PLAIN_WORDS = (
@@ -94,8 +94,8 @@ def run(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a screen without ± must not end a study
             stream.reconfigure(errors="replace")
-    global _begun_anew
-    _begun_anew = False
+    global _no_overwrite
+    _no_overwrite = False
 
     def ended(why: object) -> str:
         again = _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
@@ -130,13 +130,14 @@ def run(
     return code
 
 
-def has_begun_anew() -> None:
-    """Note that nothing of an earlier study is left: from here on the same command goes on.
+def never_overwrite_again() -> None:
+    """Leave ``--overwrite`` out of the command to go on with, as from here on it would do harm.
 
-    Before that what ``--overwrite`` asks for has yet to be done.
+    For when nothing of an earlier study is left, or somebody else sees to it. Before that, what
+    ``--overwrite`` asks for has yet to be done.
     """
-    global _begun_anew
-    _begun_anew = True
+    global _no_overwrite
+    _no_overwrite = True
 
 
 def _again(name: str, arguments: Sequence[str], goes_on: bool) -> str:
@@ -147,7 +148,7 @@ def _again(name: str, arguments: Sequence[str], goes_on: bool) -> str:
     """
     if not goes_on:
         return "--overwrite starts anew"
-    kept = [argument for argument in arguments if not _begun_anew or argument != "--overwrite"]
+    kept = [argument for argument in arguments if not _no_overwrite or argument != "--overwrite"]
     return f"to go on: {shlex.join(['python', '-m', f'experiments.{name}', *kept])}"
 
 

@@ -194,7 +194,8 @@ def clean(folder: Path, files: Iterable[str]) -> list[Path]:
 
     Args:
         folder: which need not be there.
-        files: what is written there: patterns as `Path.glob` takes them, like ``"runs/*.npz"``.
+        files: what is written there: patterns as `Path.glob` takes them, like ``"runs/*.npz"``. A
+            folder of a pattern's own name may be a link; what is behind another is a user's.
 
     Returns:
         What was removed.
@@ -206,7 +207,9 @@ def clean(folder: Path, files: Iterable[str]) -> list[Path]:
     for pattern in map(Path, files):
         for path in sorted(folder.glob(str(pattern.with_name(f".{pattern.name}.*.tmp")))):
             name, _, process = path.name[1:].removesuffix(".tmp").rpartition(".")
-            if fnmatchcase(name, pattern.name) and process.isdecimal() and path.is_file():
+            linked = path.parent.is_symlink() and path.parent.name != pattern.parent.name
+            fits = fnmatchcase(name, pattern.name) and process.isdecimal()
+            if fits and not linked and path.is_file():
                 remove(path)
                 removed.append(path)
     return removed

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 import numpy as np
 
 from experiments import durable, npz
-from experiments.cli import StorageError, UserError, has_begun_anew
+from experiments.cli import StorageError, UserError, never_overwrite_again
 from jax_lenet.models import CLASSES
 
 CONFIG = "config.json"
@@ -164,12 +164,14 @@ class ResultsFolder:
         folder = cls(path)
         with _writing():
             durable.make_folder(path)
-            durable.clean(path, cls.files)
         for other in folder._in_the_way():
+            ours = "a folder, no link," if other.name == SWEEPS else "a file of ours"
             raise UserError(
-                f"--out: expected a file of ours or nothing at {other}; move away what is there,"
-                " or name another folder"
+                f"--out: expected {ours} or nothing at {other}; move away what is there, or name"
+                " another folder"
             )
+        with _writing():
+            durable.clean(path, cls.files)
         if not folder.has(CONFIG) and not folder.knows_itself():
             cls.check(path, overwrite)
         return folder
@@ -235,7 +237,7 @@ class ResultsFolder:
         with _writing():
             for path in reversed(present):
                 durable.remove(path)
-        has_begun_anew()
+        never_overwrite_again()
         below = {part for path in present for part in path.relative_to(self.path).parents[:-1]}
         for part in sorted(below, reverse=True):
             with contextlib.suppress(OSError):  # where a user's own files are, they stay

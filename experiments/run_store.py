@@ -30,8 +30,6 @@ BY_RUN = {"train_loss": "f4", "train_accuracy": "f8", "test_loss": "f4", "test_a
 BY_EPOCH = {"train_seconds": "f8", "test_seconds": "f8"}
 #: What runs said of the test images, of each class a byte.
 PREDICTED = ("first_predictions", "predictions")
-#: So many runs of one file are believed by its name.
-MOST_NAMED = 100_000
 _NAME = re.compile(r"(\w+)\.seeds-(\d+)(?:-(\d+))?\.npz")
 
 
@@ -228,20 +226,21 @@ def files(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / RUNS).glob("*.npz") if _NAME.fullmatch(p.name))
 
 
-def named(paths: Iterable[Path]) -> set[tuple[str, int]]:
-    """Return the variants and seeds that run files have by their names."""
-    runs = set()
+def named(paths: Iterable[Path]) -> list[tuple[str, range]]:
+    """Return the variant and the seeds that each run file has by its name.
+
+    A name may claim any number of seeds, so that these are not to be listed.
+    """
+    runs = []
     for path in paths:
         if found := _NAME.match(path.name):
             variant, first, last = found.groups()
-            # A name may claim any number of seeds; no group of ours has so many.
-            seeds = range(int(first), int(last or first) + 1)[:MOST_NAMED]
-            runs |= {(variant, seed) for seed in seeds}
+            runs.append((variant, range(int(first), int(last or first) + 1)))
     return runs
 
 
-def set_aside(folder: Path) -> set[tuple[str, int]]:
-    """Return the variants and seeds of a study's run files that were set aside, by their names."""
+def set_aside(folder: Path) -> list[tuple[str, range]]:
+    """Return the variant and the seeds of each run file that was set aside, by its name."""
     return named((folder / RUNS).glob("*.npz.damaged-*"))
 
 

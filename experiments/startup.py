@@ -155,7 +155,7 @@ def use_compilation_cache(choice: str) -> CompilationCache:
             f"--compilation-cache: expected a folder that this user alone can write to; {folder}"
             f" {reason}"
         )
-    _remove_unfinished(folder)
+    limited = _can_be_limited(folder, own=choice == AUTO)
     cache = CompilationCache(folder)
     jax.config.update("jax_enable_compilation_cache", True)
     jax.monitoring.register_event_listener(lambda event, **_: cache.events.update([event]))
@@ -163,21 +163,27 @@ def use_compilation_cache(choice: str) -> CompilationCache:
     # JAX keeps only what took a second to compile, unless told otherwise.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    if limited:
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     return cache
 
 
-def _remove_unfinished(folder: Path) -> None:
-    """Remove from a cache the programs that were cut short when a process ended.
+def _can_be_limited(folder: Path, own: bool) -> bool:
+    """Tell whether JAX can keep a cache to a size: it must know when each program was last used.
 
-    JAX writes a program, then when it was last used, and holds a lock meanwhile. A program without
-    that time it would warn of at every start, and never write again.
+    To a limited cache it writes a program, then the time, and holds a lock meanwhile. With one
+    program without a time it fails to write any other. In the program's own folder such a one was
+    cut short when a process ended, and goes. In a folder that the user names it may be one of
+    another JAX program's, whose cache has no limit, and stays.
     """
     with suppress(Timeout, OSError), FileLock(folder / ".lockfile", timeout=1):
-        for path in folder.iterdir():
-            name = _PROGRAM.fullmatch(path.name)
-            if name and not path.with_name(f"{name[1]}-atime").exists():
-                path.unlink()
+        programs = [name for path in folder.iterdir() if (name := _PROGRAM.fullmatch(path.name))]
+        untimed = [name for name in programs if not (folder / f"{name[1]}-atime").exists()]
+        if own:
+            for name in untimed:
+                (folder / name[0]).unlink()
+        return own or not untimed
+    return True
 
 
 def _no_cache(reason: str) -> CompilationCache:

@@ -110,7 +110,7 @@ def left_in(
     records = run_store.scan(folder.path, identity, wanted, damaged)
     test_set = going_on.whole(folder, TEST_SET, partial(_read_test_set, folder, records), damaged)
     lost = run_store.set_aside(folder.path)
-    lost |= run_store.named(each.path for each in damaged if each.path.parent.name == RUNS)
+    lost += run_store.named(each.path for each in damaged if each.path.parent.name == RUNS)
     for name, read in _readers(folder, settings, records, lost).items():
         going_on.whole(folder, name, read, damaged)
 
@@ -158,7 +158,10 @@ def _saw(records: Records, labels: np.ndarray) -> bool:
 
 
 def _readers(
-    folder: ResultsFolder, settings: Settings, records: Records, lost: set[tuple[str, int]]
+    folder: ResultsFolder,
+    settings: Settings,
+    records: Records,
+    lost: Sequence[tuple[str, range]],
 ) -> dict[str, Callable[[], object]]:
     """Return what reads each file that is kept, or that is made from the run files.
 
@@ -169,10 +172,17 @@ def _readers(
         folder: of the study.
         settings: of the study.
         records: of its run files.
-        lost: variant and seed of runs whose files are damaged: what was made from those may be
-            there, but not alone.
+        lost: variant and seeds of runs whose files were damaged: until they are trained again, what
+            was made from those may be there, but not alone.
     """
-    of_lost = {variant for variant, _ in lost} if records else set()
+    present = {(group.variant, seed) for group in records for seed in group.seeds}
+    of_lost = {
+        v for v, seeds in lost if records and any((v, seed) not in present for seed in seeds)
+    }
+
+    def is_lost(row: Row) -> bool:
+        named = any(row.variant == variant and row.seed in seeds for variant, seeds in lost)
+        return bool(records) and named and (row.variant, row.seed) not in present
 
     def expect(name: str, found: set[tuple], own: set[tuple]) -> None:
         if not found <= own:
@@ -181,8 +191,7 @@ def _readers(
     def read_results() -> None:
         rows = folder.read_results()
         own = {row for record in records.values() for row in _in_text(record.rows)}
-        kept = [row for row in rows if not (records and (row.variant, row.seed) in lost)]
-        expect(RESULTS, set(_in_text(kept)), own)
+        expect(RESULTS, set(_in_text(row for row in rows if not is_lost(row))), own)
 
     def read_predictions(name: str, field: str) -> None:
         own = [(group.variant, getattr(record, field)) for group, record in records.items()]

@@ -26,8 +26,17 @@ SAMPLE = "mnist_sample"  # part of the package: it needs no folder
 
 
 def labelled(data: Dataset) -> LabelledImages:
-    """Return the test set as the results folder keeps it."""
+    """Return the test set as the results folder keeps it.
+
+    Raises:
+        UserError: if all its labels are known to be wrong; the verdicts are made again without.
+    """
     wrong = label_errors.find(data.test_images)
+    if wrong.all():
+        raise UserError(
+            f"expected a test image whose label is not known to be wrong, found {len(wrong)} that"
+            " are"
+        )
     return LabelledImages(data.test_images, data.test_labels.astype(np.uint8), wrong)
 
 

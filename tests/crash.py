@@ -141,9 +141,9 @@ class Command:
         command = [sys.executable, "-m", "experiments.ablate", *arguments(self.epochs)]
         if limit is not None:  # set by the child itself: JAX in this process forbids a fork
             command[1:3] = ["-c", LIMITED.format(limit)]
-        cache = "off" if cold else str(self.shared / "compiled")
-        command += ["--devices", "1", "--compilation-cache", cache]
-        environment = os.environ | {"PYTHONPYCACHEPREFIX": str(self.shared / "bytecode")}
+        command += ["--devices", "1", "--compilation-cache", "off" if cold else "auto"]
+        shared = {"XDG_CACHE_HOME": "cache", "PYTHONPYCACHEPREFIX": "bytecode"}
+        environment = os.environ | {name: str(self.shared / shared[name]) for name in shared}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         environment.pop("XLA_FLAGS", None)  # compiled once, what trains runs in many processes
         with screen.open("wb") as file:

@@ -144,7 +144,7 @@ def test_a_signal_ends_with_its_code_and_the_command_to_go_on(number, code, by, 
 
 def test_the_command_to_go_on_overwrites_only_what_is_not_gone_yet(capsys):
     def program(settings):
-        cli.has_begun_anew()
+        cli.never_overwrite_again()
         raise Stopped(signal.SIGINT)
 
     assert cli.run(program, Toy, "toy", ["--overwrite"]) == 130

@@ -53,7 +53,11 @@ class Program:
         with (
             screen.open("wb") as file,
             subprocess.Popen(
-                [*command, "--out", str(out)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+                [*command, "--out", str(out)],
+                cwd=ROOT,
+                env=os.environ | {"XDG_CACHE_HOME": str(out.parent / "cache")},
+                stdout=file,
+                stderr=subprocess.STDOUT,
             ) as process,
         ):
             try:
@@ -67,21 +71,18 @@ class Program:
         return code
 
 
-def programs(folder):
-    cache = ("--compilation-cache", str(folder / "compiled"), "--devices", "1")
-    rates = ("--dropout-rates", "0.5", "--layers", "drop6", "--runs-at-once", "2")
-    return [
-        Program("sweep", (*rates, *cache), "sweep.csv", ("sweep.json", "predictions.npz")),
-        Program("torch_baseline", ("--variants", "LeNet", "LeNet_BN_Dropout"), "results.csv", ()),
-    ]
+RATES = ("--dropout-rates", "0.5", "--layers", "drop6", "--runs-at-once", "2", "--devices", "1")
+PROGRAMS = [
+    Program("sweep", RATES, "sweep.csv", ("sweep.json", "predictions.npz")),
+    Program("torch_baseline", ("--variants", "LeNet", "LeNet_BN_Dropout"), "results.csv", ()),
+]
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("which", [0, 1], ids=["sweep", "torch_baseline"])
-def test_what_is_killed_again_and_again_ends_with_the_same_bits(which, tmp_path, capsys):
-    if which == 1:
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+def test_what_is_killed_again_and_again_ends_with_the_same_bits(program, tmp_path, capsys):
+    if program.name == "torch_baseline":
         pytest.importorskip("torch", reason="PyTorch comes with the test extra")
-    program = programs(tmp_path)[which]
     program.run(tmp_path / "compiles")
     began = time.monotonic()
     program.run(tmp_path / "undisturbed")

@@ -1,6 +1,7 @@
 """A damaged or foreign file in a study's folder is set aside, and the numbers stay the same."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +260,23 @@ def test_what_no_run_file_has_made_is_set_aside_beside_a_damaged_one_too(
     assert run(finished, *STUDY) == 0
     assert "is now results.csv.damaged-1" in capsys.readouterr().out
     assert line in (finished / "results.csv.damaged-1").read_text()
+    assert numbers(finished) == numbers(undisturbed)
+
+
+def test_once_a_damaged_run_is_trained_again_foreign_tables_are_told_apart_again(
+    finished, undisturbed, capsys
+):
+    cut_in_half(finished / "runs" / "LeNet.seeds-1.npz")
+    assert run(finished, *STUDY) == 0
+    for name in (PREDICTIONS, FIRST_PREDICTIONS):
+        OTHER_CLASSES(finished / name)
+    table = (finished / "results.csv").read_text()
+    (finished / "results.csv").write_text(re.sub("(?m)^LeNet,1,1,.*", "LeNet,1,1,1,1,1,1,1", table))
+    capsys.readouterr()
+    assert run(finished, *STUDY) == 0
+    said = capsys.readouterr().out
+    for name in (PREDICTIONS, FIRST_PREDICTIONS, "results.csv"):
+        assert f"is now {name}.damaged-1" in said
     assert numbers(finished) == numbers(undisturbed)
 
 

@@ -160,6 +160,18 @@ def test_leftovers_of_our_own_files_go_and_nothing_else(tmp_path):
     assert durable.clean(tmp_path / "missing", ["results.csv"]) == []
 
 
+def test_a_folder_of_ours_may_be_a_link_and_what_another_link_shows_is_a_users(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    leftover = tmp_path / "elsewhere" / ".a.csv.77.tmp"
+    leftover.touch()
+    (tmp_path / "7").symlink_to("elsewhere")
+    assert durable.clean(tmp_path, ["[0-9]*/a.csv"]) == []
+    assert leftover.exists()
+    (tmp_path / "runs").symlink_to("elsewhere")
+    assert durable.clean(tmp_path, ["runs/a.csv"]) == [tmp_path / "runs" / leftover.name]
+    assert not leftover.exists()
+
+
 def test_a_file_is_set_aside_under_the_next_free_number(tmp_path):
     file = tmp_path / "results.csv"
     for number, content in enumerate((b"one", b"two"), 1):

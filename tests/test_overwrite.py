@@ -92,10 +92,25 @@ def test_the_room_that_an_earlier_study_takes_is_free_for_the_next(
     assert capsys.readouterr().err.rstrip().endswith(f"--overwrite --out {out}")
 
 
+def test_a_linked_folder_of_sweeps_is_refused_and_what_it_shows_stays(tmp_path, capsys):
+    sweep = tmp_path / "mine" / "1"
+    sweep.mkdir(parents=True)
+    (sweep / ".sweep.csv.77.tmp").touch()  # of a program that is writing it
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweeps").symlink_to(tmp_path / "mine")
+    assert run("ablate", tmp_path / "out") == 2
+    place = tmp_path / "out" / "sweeps"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--out: expected a folder, no link, or nothing at {place}; move away" in line
+    assert (sweep / ".sweep.csv.77.tmp").exists()
+
+
+@pytest.mark.parametrize("moment", ["connects", "reads"])
 def test_a_process_that_follows_another_asks_for_nothing_to_be_overwritten_again(
-    tmp_path, monkeypatch, capsys
+    moment, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(ablate, "following", lambda *_: contextlib.nullcontext())
+    waiting = stop if moment == "connects" else lambda *_: contextlib.nullcontext()
+    monkeypatch.setattr(ablate, "following", lambda *_: waiting(None))
     monkeypatch.setattr(Settings, "load", stop)
     place = {"--coordinator": "localhost:4000", "--processes": "2", "--process-id": "1"}
     assert run("ablate", tmp_path, **place) == 143

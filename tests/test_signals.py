@@ -115,8 +115,8 @@ def test_what_is_raised_once_more_interrupts_no_clean_up():
     done = []
 
     def work():
-        Dropped(lambda: me(signal.SIGINT))
         try:
+            Dropped(lambda: me(signal.SIGINT))
             check()
         finally:
             time.sleep(0.1)

@@ -102,16 +102,46 @@ def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):
     assert config["device"]["count"] == 3
 
 
-def test_programs_that_were_cut_short_are_removed_from_the_cache_and_nothing_else(tmp_path):
-    whole, cut = (f"jit_epoch-{digit * 64}" for digit in "ab")
-    for name in (f"{whole}-cache", f"{whole}-atime", f"{cut}-cache", "browser-cache", ".lockfile"):
-        (tmp_path / name).write_bytes(b"content")
-    startup._remove_unfinished(tmp_path)
-    assert names(tmp_path) == [".lockfile", "browser-cache", f"{whole}-atime", f"{whole}-cache"]
-    (tmp_path / f"{cut}-cache").write_bytes(b"content")
-    with FileLock(tmp_path / ".lockfile"):  # another process is writing it
-        startup._remove_unfinished(tmp_path)
-    assert (tmp_path / f"{cut}-cache").exists()
+WHOLE, UNTIMED = (f"jit_epoch-{digit * 64}" for digit in "ab")
+PROGRAMS = sorted([f"{WHOLE}-atime", f"{WHOLE}-cache", f"{UNTIMED}-cache", "browser-cache"])
+
+
+@pytest.fixture
+def of_this_process(monkeypatch):
+    """The compilation cache of this process stays as it is; the fixture is what JAX was told."""
+    told = {}
+    monkeypatch.setattr(startup.jax.config, "update", told.__setitem__)
+    return told
+
+
+def write_programs(folder):
+    folder.mkdir(mode=0o700, parents=True)
+    for name in PROGRAMS:
+        (folder / name).write_bytes(b"content")
+
+
+def test_programs_that_were_cut_short_are_removed_from_the_own_cache_and_nothing_else(
+    cache_home, of_this_process
+):
+    folder = cache_home / "jax_lenet" / "compiled"
+    write_programs(folder)
+    with FileLock(folder / ".lockfile"):  # another process is writing it
+        startup.use_compilation_cache(startup.AUTO)
+    assert names(folder) == [".lockfile", *PROGRAMS]
+    startup.use_compilation_cache(startup.AUTO)
+    assert names(folder) == [".lockfile", *(n for n in PROGRAMS if n != f"{UNTIMED}-cache")]
+    assert of_this_process["jax_compilation_cache_max_size"] == startup.CACHE_BYTES
+
+
+def test_the_cache_of_another_program_keeps_all_and_has_no_limit(tmp_path, of_this_process):
+    folder = tmp_path / "another"
+    write_programs(folder)
+    startup.use_compilation_cache(str(folder))
+    assert names(folder) == [".lockfile", *PROGRAMS]
+    assert "jax_compilation_cache_max_size" not in of_this_process
+    (folder / f"{UNTIMED}-atime").write_bytes(b"content")
+    startup.use_compilation_cache(str(folder))
+    assert of_this_process["jax_compilation_cache_max_size"] == startup.CACHE_BYTES
 
 
 def test_the_default_folder_is_the_users_alone(cache_home):

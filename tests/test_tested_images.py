@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import cli, report
+from experiments import cli, label_errors, report
+from experiments.cli import UserError
 from experiments.results import LabelledImages
 from experiments.tested_images import labelled
 from jax_lenet.data import load
@@ -150,6 +151,12 @@ def test_a_study_of_the_sample_gets_them_from_the_package(tmp_path):
     np.testing.assert_array_equal(folder.read_test_set().labels, data.test_labels)
     parts = json.loads((folder.path / "summary.json").read_text())["verdicts"][1]["parts"]
     assert all(part["by_image"] for part in parts)
+
+
+def test_images_that_all_have_wrong_labels_are_refused(monkeypatch):
+    monkeypatch.setattr(label_errors, "find", lambda images: np.ones(len(images), bool))
+    with pytest.raises(UserError, match="expected a test image whose label is not known to be"):
+        labelled(load("mnist_sample"))
 
 
 def test_a_folder_that_has_them_reads_no_data(study, mnist, tmp_path):
