@@ -17,19 +17,17 @@ whatever the bytes are, there comes out what the schema says, or a `UserError`.
 """
 
 import contextlib
-import csv
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 
-from experiments import durable, npz
+from experiments import durable, npz, tables
 from experiments.cli import StorageError, UserError, never_overwrite_again
 from jax_lenet.models import CLASSES
 
@@ -49,20 +47,6 @@ RUNS = "runs"
 _NAMES = {
     RUNS: re.compile(r"\w+\.seeds-\d+(-\d+)?\.npz", re.ASCII),
     SWEEPS: re.compile(r"\d+/[^/]*", re.ASCII),
-}
-#: What columns of tables may hold, ends included; a loss may be anything. In 1e9 s: 30 years. What
-#: is timed has six decimals, and a ratio to much less would be infinite.
-RANGES = {
-    "seed": (0, 2**32 - 1),
-    "epoch": (1, 1e9),
-    "train_accuracy": (0, 1),
-    "validation_accuracy": (0, 1),
-    "test_accuracy": (0, 1),
-    "diverged": (0, 1),
-    "seconds": (0, 1e9),
-    "repeat": (1, 1e9),
-    "train_seconds": (1e-6, 1e9),
-    "test_seconds": (1e-6, 1e9),
 }
 
 
@@ -363,11 +347,7 @@ class ResultsFolder:
         self._write(name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
     def _write_rows(self, name: str, columns: Sequence[str], rows: Iterable[tuple]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-        self._write(name, text.getvalue().encode())
+        self._write(name, tables.encode(columns, rows))
 
     def _read(self, name: str) -> str:
         try:
@@ -383,27 +363,11 @@ class ResultsFolder:
             raise UserError(f"cannot read {self.path / name}: {error}") from None
 
     def _read_rows(self, name: str, row_type: type) -> list:
-        columns = row_type._fields
         text = self._read(name)
         try:
-            header, *lines = csv.reader(io.StringIO(text))
-        except (csv.Error, ValueError):  # too long a field; no line at all
-            header, lines = [], []
-        if tuple(header) != columns:
-            raise UserError(f"{self.path / name}: expected the columns {','.join(columns)}")
-        types = [row_type.__annotations__[column] for column in columns]
-        rows = []
-        for number, line in enumerate(lines, start=2):
-            try:
-                rows.append(row_type(*(t(v) for t, v in zip(types, line, strict=True))))
-            except ValueError:
-                raise UserError(
-                    f"{self.path / name}: line {number} is not {','.join(columns)}"
-                ) from None
-            _check_ranges(rows[-1], f"{self.path / name}: line {number}")
-        if not text.endswith("\n"):  # cut within its last number, it would be another one
-            raise UserError(f"{self.path / name}: line {len(rows) + 1} has no end")
-        return rows
+            return tables.decode(text, row_type)
+        except ValueError as error:
+            raise UserError(f"{self.path / name}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -424,14 +388,6 @@ def _is_ours(path: Path, name: Path) -> bool:
     if folder == SWEEPS and path.parent.is_symlink():
         return False
     return folder not in _NAMES or bool(_NAMES[folder].fullmatch("/".join(rest)))
-
-
-def _check_ranges(row: Any, place: str) -> None:
-    """Raise UserError if a value of a table's row is out of its range."""
-    for column, (low, high) in RANGES.items():
-        value = getattr(row, column, low)
-        if not low <= value <= high:
-            raise UserError(f"{place}: expected {column} from {low:g} to {high:g}, not {value}")
 
 
 def _refuse(constant: str) -> NoReturn:

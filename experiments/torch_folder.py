@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import durable, going_on, kept_state
+from experiments import durable, going_on, kept_state, tables
 from experiments.cli import UserError
 from experiments.going_on import Config, Damaged, Identity, Kind, Say
 from experiments.kept_state import DamagedError
-from experiments.results import RANGES, RESULTS, ResultsFolder, Row
+from experiments.results import RESULTS, ResultsFolder, Row
 from experiments.settings import StudySettings
 from experiments.summary import finished_runs
 
@@ -112,7 +112,7 @@ def decode(content: bytes, fits: Fits) -> Begun:
 def _possible(rows: np.ndarray) -> bool:
     """Tell whether there is an epoch, and no number out of its range; a loss may be anything."""
     columns = zip(NUMBERS, rows.T, strict=True)
-    ranges = [(*RANGES[name], values) for name, values in columns if name in RANGES]
+    ranges = [(*tables.RANGES[name], values) for name, values in columns if name in tables.RANGES]
     whole = all(bool(((low <= x) & (x <= high)).all()) for low, high, x in ranges)
     return whole and len(rows) > 0
 

@@ -241,7 +241,8 @@ def test_of_links_in_the_place_of_a_folder_only_one_to_runs_that_are_there_is_ta
     if (name, target) == ("runs", "there"):
         ResultsFolder.open(folder.path, overwrite=True)
         return
-    with pytest.raises(UserError, match=f"expected a file of ours or nothing at .*/{name};"):
+    ours = "a folder, no link," if name == "sweeps" else "a file of ours"
+    with pytest.raises(UserError, match=f"expected {ours} or nothing at .*/{name};"):
         ResultsFolder.open(folder.path, overwrite=True)
 
 
