@@ -127,8 +127,8 @@ def test_a_study_stopped_at_any_moment_ends_in_order_and_goes_on_to_the_same_bit
     command, undisturbed, tmp_path
 ):
     # Not of two seconds: beside other tests the machine is busy.
-    ends, _ = stop_again_and_again(command, undisturbed, tmp_path, 4, longest=10)
-    assert ends.total() == 4
+    ends, _ = stop_again_and_again(command, undisturbed, tmp_path, 3, longest=10)
+    assert ends.total() == 3
 
 
 @pytest.mark.crash

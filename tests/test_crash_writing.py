@@ -109,7 +109,7 @@ def crash_and_go_on(disks, undisturbed, folder, trained):
 def test_a_crash_at_some_of_the_operations_of_a_study_loses_nothing(undisturbed, tmp_path, trained):
     disks = list(crashes(len(undisturbed[1])))
     rng = np.random.default_rng(SEED)
-    some = rng.choice(disks, 30, replace=False)
+    some = rng.choice(disks, 15, replace=False)
     crash_and_go_on(some, undisturbed, tmp_path / "out", trained)
 
 

@@ -241,7 +241,7 @@ def test_a_planted_effect_is_found_with_the_power_claimed(n, effect):
     [
         (BETTER, 0.008, 0.01, "supported"),
         (BETTER, 0.0, 0.0015, "no practical difference"),
-        (BETTER, 0.0002, 0.0015, "no practical difference"),
+        (BETTER, 0.0002, 0.0010, "no practical difference"),
         (BETTER, -0.0005, 0.0015, "no practical difference"),
         (NO_WORSE, 0.0, 0.0015, "supported"),
         (NO_WORSE, -0.0004, 0.0015, "supported"),

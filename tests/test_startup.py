@@ -76,10 +76,12 @@ def test_a_second_start_finds_what_the_first_compiled_and_gives_the_same_numbers
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
-def test_off_keeps_nothing_and_says_so_and_xlas_optimization_changes_no_number(started, tmp_path):
+def test_off_keeps_nothing_and_devices_are_as_asked_for_and_xlas_optimization_changes_no_number(
+    started, tmp_path
+):
     config, results = study(
         tmp_path / "out",
-        *("--compilation-cache", "off"),
+        *("--compilation-cache", "off", "--devices", "3"),
         XDG_CACHE_HOME=str(tmp_path / "cache"),
         JAX_COMPILATION_CACHE_DIR=str(tmp_path / "environment"),
     )
@@ -88,6 +90,7 @@ def test_off_keeps_nothing_and_says_so_and_xlas_optimization_changes_no_number(s
     assert not (tmp_path / "cache" / "jax_lenet").exists()
     kept = tmp_path / "environment"
     assert not kept.exists() or not any(kept.iterdir())
+    assert config["device"]["count"] == 3
     own, optimized = (losses_of(text) for text in (results, started[2]))
     assert own == pytest.approx(optimized, rel=1e-5)  # float32's rounding, of two steps
 
@@ -95,11 +98,6 @@ def test_off_keeps_nothing_and_says_so_and_xlas_optimization_changes_no_number(s
 def losses_of(results):
     (row,) = csv.DictReader(results.splitlines())
     return [float(row["train_loss"]), float(row["test_loss"])]
-
-
-def test_the_number_of_cpu_devices_is_that_asked_for(tmp_path):
-    config, _ = study(tmp_path / "out", "--devices", "3", "--compilation-cache", "off")
-    assert config["device"]["count"] == 3
 
 
 WHOLE, UNTIMED = (f"jit_epoch-{digit * 64}" for digit in "ab")

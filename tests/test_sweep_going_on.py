@@ -205,7 +205,7 @@ def operations(tmp_path):
 def test_a_crash_at_some_of_the_operations_of_a_sweep_loses_nothing(
     operations, undisturbed, tmp_path, epochs_trained
 ):
-    some = np.random.default_rng(0).choice(list(crashes(operations)), 10, replace=False)
+    some = np.random.default_rng(0).choice(list(crashes(operations)), 6, replace=False)
     crash_and_go_on(some, undisturbed, tmp_path / "out", epochs_trained)
 
 
