@@ -101,7 +101,7 @@ def run(
         again = _again(name, sys.argv[1:] if arguments is None else arguments, goes_on)
         return f"{name}: {why}; {again}"
 
-    with signals.watched(ended):
+    with signals.watched(ended, ends=arguments is None):
         code, why = 0, ""
         try:
             program(parse(settings_type, name, arguments))

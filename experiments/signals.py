@@ -60,7 +60,7 @@ _state = _State()
 
 
 @contextlib.contextmanager
-def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
+def watched(last_words: Callable[[Stopped], str], ends: bool = False) -> Iterator[None]:
     """Raise `Stopped` at the first SIGINT or SIGTERM, and end the process at once at a second.
 
     Where `deferred`, the first is put off. The second ends it with the first's exit code. Outside
@@ -69,6 +69,8 @@ def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
 
     Args:
         last_words: what to print on stderr at the second, one line.
+        ends: whether the process ends afterwards. While it does, a signal ends it at once and says
+            nothing; Python's handler of Ctrl-C would show where it came.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -102,7 +104,7 @@ def watched(last_words: Callable[[Stopped], str]) -> Iterator[None]:
         if _TIMER:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, signal.SIG_DFL if ends or handler is None else handler)
         signal.set_wakeup_fd(before)
         sender.close()  # which ends the watcher
         watcher.join()

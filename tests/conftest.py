@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("untimed")
 def pytest_collection_modifyitems(config, items):
     """Skip the full crash run where nobody asks for it."""
     if "crash" not in config.option.markexpr:
-        skip = pytest.mark.skip(reason="takes an hour: pytest -n 0 -m crash")
+        skip = pytest.mark.skip(reason="takes hours: pytest -n 0 -m crash")
         for item in items:
             if item.get_closest_marker("crash"):
                 item.add_marker(skip)

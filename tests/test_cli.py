@@ -244,6 +244,20 @@ def test_a_log_on_a_full_disk_ends_with_1_and_no_traceback(lines):
     assert done.stderr.startswith("toy: cannot write: No space left on device; to go on:")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends a process no signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_end_says_nothing_of_where_it_came(number):
+    late = f"import atexit, os\natexit.register(lambda: os.kill(os.getpid(), {number:d}))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", late + PRINTS, "--lines", "1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "an epoch\n", "")
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a bug"), FileNotFoundError(errno.ENOENT, "a bug"), RuntimeError("a bug")]
 )
