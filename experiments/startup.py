@@ -155,7 +155,7 @@ def use_compilation_cache(choice: str) -> CompilationCache:
             f"--compilation-cache: expected a folder that this user alone can write to; {folder}"
             f" {reason}"
         )
-    limited = _can_be_limited(folder, own=choice == AUTO)
+    limited = _tidy(folder, own=choice == AUTO)
     cache = CompilationCache(folder)
     jax.config.update("jax_enable_compilation_cache", True)
     jax.monitoring.register_event_listener(lambda event, **_: cache.events.update([event]))
@@ -168,13 +168,17 @@ def use_compilation_cache(choice: str) -> CompilationCache:
     return cache
 
 
-def _can_be_limited(folder: Path, own: bool) -> bool:
-    """Tell whether JAX can keep a cache to a size: it must know when each program was last used.
+def _tidy(folder: Path, own: bool) -> bool:
+    """Remove compiled programs that were cut short; return whether JAX can keep the rest to a size.
 
-    To a limited cache it writes a program, then the time, and holds a lock meanwhile. With one
-    program without a time it fails to write any other. In the program's own folder such a one was
-    cut short when a process ended, and goes. In a folder that the user names it may be one of
-    another JAX program's, whose cache has no limit, and stays.
+    For that it must know when each was last used: to a limited cache it writes a program, then the
+    time, and holds a lock meanwhile. With one program without a time it fails to write any other.
+
+    Args:
+        folder: the cache.
+        own: whether it is the program's own folder. There, what lacks a time was cut short when a
+            process ended. In one that the user names it may be of another JAX program, whose cache
+            has no limit, and stays.
     """
     with suppress(Timeout, OSError), FileLock(folder / ".lockfile", timeout=1):
         programs = [name for path in folder.iterdir() if (name := _PROGRAM.fullmatch(path.name))]

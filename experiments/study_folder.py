@@ -176,13 +176,13 @@ def _readers(
             was made from those may be there, but not alone.
     """
     present = {(group.variant, seed) for group in records for seed in group.seeds}
-    of_lost = {
-        v for v, seeds in lost if records and any((v, seed) not in present for seed in seeds)
-    }
+    lost = [(v, seeds) for v, seeds in lost if any((v, seed) not in present for seed in seeds)]
+    of_lost = {variant for variant, _ in lost} if records else set()
 
     def is_lost(row: Row) -> bool:
-        named = any(row.variant == variant and row.seed in seeds for variant, seeds in lost)
-        return bool(records) and named and (row.variant, row.seed) not in present
+        if row.variant not in of_lost or (row.variant, row.seed) in present:
+            return False
+        return any(row.variant == variant and row.seed in seeds for variant, seeds in lost)
 
     def expect(name: str, found: set[tuple], own: set[tuple]) -> None:
         if not found <= own:
