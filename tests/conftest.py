@@ -10,9 +10,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # test_startup.py compares it with what users get; see also `as_for_users`.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
+# What a test looks at it has compiled, and not an earlier one into a folder that the user names.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # Two CPU devices, as where the programs use both cores, and no silent change of dtype: a float32
 # run that meets a float64 constant is a bug here.
@@ -31,6 +35,26 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("crash"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def users_cache(tmp_path_factory):
+    """Keep the programs' downloads and compiled programs out of the user's own folder for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def settings_of_jax():
+    """Take back what a program's start in this process told JAX about its compilation cache."""
+    before = dict(jax.config.values)
+    yield
+    told = [name for name in before if "cache" in name and jax.config.values[name] != before[name]]
+    for name in told:
+        jax.config.update(name, before[name])
+    if told:
+        reset_cache()
 
 
 @pytest.fixture(scope="session")
