@@ -28,7 +28,7 @@ def test_the_first_two_shell_blocks_are_one_command_each():
     assert "[test]" in test
 
 
-def test_the_python_example_runs_as_printed(capsys):
+def test_the_python_example_runs_as_printed(capsys, as_for_users):
     (code,) = blocks("python")
     names = {}
     exec(code, names)
