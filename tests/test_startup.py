@@ -31,9 +31,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 
 @pytest.fixture
 def cache_home(tmp_path, monkeypatch):
-    """An empty cache folder for this user, and JAX's own settings as they were, afterwards."""
+    """An empty cache folder for this user."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(startup.jax.config, "update", lambda *_: None)
     return tmp_path / "cache"
 
 
@@ -102,14 +101,12 @@ def losses_of(results):
 
 WHOLE, UNTIMED = (f"jit_epoch-{digit * 64}" for digit in "ab")
 PROGRAMS = sorted([f"{WHOLE}-atime", f"{WHOLE}-cache", f"{UNTIMED}-cache", "browser-cache"])
+UNLIMITED = -1  # what JAX's setting is until told otherwise
 
 
-@pytest.fixture
-def of_this_process(monkeypatch):
-    """The compilation cache of this process stays as it is; the fixture is what JAX was told."""
-    told = {}
-    monkeypatch.setattr(startup.jax.config, "update", told.__setitem__)
-    return told
+def most_bytes():
+    """What JAX was told of the cache's size; `settings_of_jax` takes it back."""
+    return startup.jax.config.values["jax_compilation_cache_max_size"]
 
 
 def write_programs(folder):
@@ -119,7 +116,7 @@ def write_programs(folder):
 
 
 def test_programs_that_were_cut_short_are_removed_from_the_own_cache_and_nothing_else(
-    cache_home, of_this_process
+    cache_home,
 ):
     folder = cache_home / "jax_lenet" / "compiled"
     write_programs(folder)
@@ -128,18 +125,18 @@ def test_programs_that_were_cut_short_are_removed_from_the_own_cache_and_nothing
     assert names(folder) == [".lockfile", *PROGRAMS]
     startup.use_compilation_cache(startup.AUTO)
     assert names(folder) == [".lockfile", *(n for n in PROGRAMS if n != f"{UNTIMED}-cache")]
-    assert of_this_process["jax_compilation_cache_max_size"] == startup.CACHE_BYTES
+    assert most_bytes() == startup.CACHE_BYTES
 
 
-def test_the_cache_of_another_program_keeps_all_and_has_no_limit(tmp_path, of_this_process):
+def test_the_cache_of_another_program_keeps_all_and_has_no_limit(tmp_path):
     folder = tmp_path / "another"
     write_programs(folder)
     startup.use_compilation_cache(str(folder))
     assert names(folder) == [".lockfile", *PROGRAMS]
-    assert "jax_compilation_cache_max_size" not in of_this_process
+    assert most_bytes() == UNLIMITED
     (folder / f"{UNTIMED}-atime").write_bytes(b"content")
     startup.use_compilation_cache(str(folder))
-    assert of_this_process["jax_compilation_cache_max_size"] == startup.CACHE_BYTES
+    assert most_bytes() == startup.CACHE_BYTES
 
 
 def test_the_default_folder_is_the_users_alone(cache_home):
